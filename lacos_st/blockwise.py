@@ -1,0 +1,125 @@
+"""Block-wise 8-bit storage of a tensor: one absmax and B one-byte codes for every B neighbouring values of a row.
+
+A code points into a table of 256 values in [-1, 1]; a value is `table[code] · absmax`. Storage only: products are
+done in 16- or 32-bit floats on the de-quantised tensor. Source: Dettmers et al., "8-bit Optimizers via Block-wise
+Quantization" (ICLR 2022), sections 2.1 and 2.2; the kernels and the dynamic table are bitsandbytes'.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from bitsandbytes.functional import create_dynamic_map, create_linear_map
+
+BLOCK_SIZE = 256
+"""Default block: it divides the width of every published BLOOM, so that no block straddles two rows."""
+
+CODES = ("dynamic", "linear")
+"""Known tables. "dynamic" spends its codes near zero (0 and seven decades), which survives outlier columns; "linear",
+k/127 (absmax int8), is more accurate where a block has no outlier."""
+
+
+@dataclass(frozen=True)
+class BlockwiseError:
+    """How far a stored tensor is from the original.
+
+    Attributes:
+        relative_rms: root mean square of the difference over that of the original, 0 for a zero tensor.
+        max_abs: largest difference, in the tensor's own unit.
+    """
+
+    relative_rms: float
+    max_abs: float
+
+
+@cache
+def code_table(code: str, device: torch.device | str = "cpu") -> torch.Tensor:
+    """The 256 values that codes stand for, float32 (256,), ascending.
+
+    Raises:
+        ValueError: `code` is not one of `CODES`.
+    """
+    if code == "dynamic":
+        return create_dynamic_map().to(device)
+    if code == "linear":
+        return create_linear_map().to(device)
+    raise ValueError(f"code={code!r} is unknown: choose one of {', '.join(CODES)}")
+
+
+def check_block(columns: int, block_size: int, *, name: str = "tensor") -> None:
+    """Blocks may not straddle rows.
+
+    Raises:
+        ValueError: `columns` is not a multiple of `block_size`.
+    """
+    if block_size < 1 or columns % block_size:
+        raise ValueError(
+            f"the width {columns} of {name} is not a multiple of block size {block_size}: choose a divisor of "
+            f"{columns}, or leave this layer out with skip=..."
+        )
+
+
+def quantize(
+    tensor: torch.Tensor, *, block_size: int = BLOCK_SIZE, code: str = "dynamic", name: str = "tensor"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Store a matrix in 8 bits.
+
+    Args:
+        tensor: float32, bfloat16 or float16, (rows, columns), `columns` a multiple of `block_size`.
+        block_size: values that share an absmax.
+        code: "dynamic" or "linear", see `CODES`.
+        name: of the tensor, for error messages.
+
+    Returns:
+        codes: uint8 (rows, columns); absmax: float32 (rows, columns / block_size).
+
+    Raises:
+        ValueError: a width that the block does not divide, inf or nan among the values, an unknown code, no matrix.
+    """
+    if tensor.ndim != 2 or not tensor.is_floating_point():
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)} and dtype {tensor.dtype}: expected a float matrix")
+    rows, columns = tensor.shape
+    check_block(columns, block_size, name=name)
+    table = code_table(code, tensor.device)
+    codes, absmax = torch.ops.bitsandbytes.quantize_blockwise.default(tensor.contiguous(), table, block_size)
+    if not bool(absmax.isfinite().all()) or bool(tensor.isnan().any()):
+        raise ValueError(f"{name} holds inf or nan, which 8-bit blocks cannot store: the checkpoint is damaged")
+    return codes, absmax.view(rows, columns // block_size)
+
+
+def dequantize(
+    codes: torch.Tensor,
+    absmax: torch.Tensor,
+    *,
+    block_size: int,
+    code: str,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """The values that `quantize` stored.
+
+    Args:
+        codes: uint8 (rows, columns).
+        absmax: float32 (rows, columns / block_size).
+        block_size: as at `quantize`.
+        code: as at `quantize`.
+        dtype: of the result: float32, bfloat16 or float16.
+
+    Returns:
+        (rows, columns) in `dtype`.
+    """
+    table = code_table(code, codes.device)
+    return torch.ops.bitsandbytes.dequantize_blockwise.default(
+        codes.contiguous(), absmax.contiguous(), table, block_size, dtype
+    )
+
+
+def quantization_error(tensor: torch.Tensor, *, block_size: int = BLOCK_SIZE, code: str = "dynamic") -> BlockwiseError:
+    """What storing a float matrix (rows, columns) in 8 bits would lose."""
+    codes, absmax = quantize(tensor, block_size=block_size, code=code)
+    original = tensor.float()
+    difference = dequantize(codes, absmax, block_size=block_size, code=code) - original
+    scale = original.square().mean().sqrt().item()
+    rms = difference.square().mean().sqrt().item()
+    return BlockwiseError(rms / scale if scale else 0.0, difference.abs().max().item())

@@ -1,0 +1,258 @@
+"""`Linear8bit` and `Embedding8bit`: torch's layers on weights stored in 8-bit blocks; `quantize_` and `dequantize_`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+from lacos_st.blockwise import BLOCK_SIZE, BlockwiseError, check_block, dequantize, quantization_error, quantize
+
+
+class _FrozenLinear(torch.autograd.Function):
+    """x · Wᵀ + b with W de-quantised in the forward and again in the backward: nothing is saved but the codes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: torch.Tensor,
+        codes: torch.Tensor,
+        absmax: torch.Tensor,
+        bias: torch.Tensor | None,
+        block_size: int,
+        code: str,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(codes, absmax)
+        ctx.block_size, ctx.code = block_size, code
+        weight = dequantize(codes, absmax, block_size=block_size, code=code, dtype=inputs.dtype)
+        return linear(inputs, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (grad,) = grads
+        grad_inputs = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            codes, absmax = ctx.saved_tensors
+            grad_inputs = grad @ dequantize(
+                codes, absmax, block_size=ctx.block_size, code=ctx.code, dtype=grad.dtype
+            )
+        if ctx.needs_input_grad[3]:
+            grad_bias = grad.flatten(0, -2).sum(0)
+        return grad_inputs, None, None, grad_bias, None, None
+
+
+class Stored8bit(nn.Module):
+    """A weight as codes and absmax; what `Linear8bit` and `Embedding8bit` share.
+
+    Buffers:
+        codes: uint8 (rows, columns).
+        absmax: float32 (rows, columns / block_size); no `.to()`, `.half()` or `.bfloat16()` changes its dtype.
+        compute_dtype_like: empty, not saved; carries the dtype that `.to()` and `.half()` last asked for.
+    """
+
+    codes: torch.Tensor
+    absmax: torch.Tensor
+    compute_dtype_like: torch.Tensor
+    block_size: int
+    code: str
+
+    def store(self, codes: torch.Tensor, absmax: torch.Tensor, *, block_size: int, code: str) -> None:
+        """Take over a stored weight in place of the float parameter.
+
+        Args:
+            codes: uint8 (rows, columns).
+            absmax: float32 (rows, columns / block_size).
+            block_size: values that share an absmax.
+            code: "dynamic" or "linear".
+        """
+        weight = self._parameters.pop("weight", None)
+        dtype = torch.get_default_dtype() if weight is None else weight.dtype
+        self.block_size, self.code = block_size, code
+        self.register_buffer("codes", codes)
+        self.register_buffer("absmax", absmax)
+        self.register_buffer(
+            "compute_dtype_like", torch.empty(0, dtype=dtype, device=codes.device), persistent=False
+        )
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight as floats, de-quantised anew at each access: a copy, writing to it changes nothing."""
+        if "weight" in self._parameters:  # while torch's own constructor runs
+            return self._parameters["weight"]  # type: ignore[return-value]
+        return dequantize(
+            self.codes, self.absmax, block_size=self.block_size, code=self.code, dtype=self.compute_dtype_like.dtype
+        )
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        absmax = self._buffers.pop("absmax")
+        super()._apply(fn, recurse)
+        assert absmax is not None
+        moved = fn(absmax)
+        self._buffers["absmax"] = moved if moved.dtype == torch.float32 else absmax.to(moved.device)
+        return self
+
+
+class Linear8bit(Stored8bit, nn.Linear):
+    """A frozen `nn.Linear` whose weight is stored in 8-bit blocks; the bias stays a float parameter."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """input: (..., in_features) in any float dtype; returns (..., out_features) in the dtype of the product."""
+        bias = self.bias
+        if torch.is_autocast_enabled(input.device.type):
+            input = input.to(torch.get_autocast_dtype(input.device.type))
+        if bias is not None and bias.dtype != input.dtype:
+            bias = bias.to(input.dtype)
+        return _FrozenLinear.apply(input, self.codes, self.absmax, bias, self.block_size, self.code)
+
+    def extra_repr(self) -> str:
+        """Shape and storage."""
+        return f"{super().extra_repr()}, block_size={self.block_size}, code={self.code}"
+
+
+class Embedding8bit(Stored8bit, nn.Embedding):
+    """A frozen `nn.Embedding` whose table is stored in 8-bit blocks: only the rows looked up are de-quantised."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """input: int (...); returns (..., embedding_dim)."""
+        rows = input.flatten()
+        values = dequantize(
+            self.codes[rows],
+            self.absmax[rows],
+            block_size=self.block_size,
+            code=self.code,
+            dtype=self.compute_dtype_like.dtype,
+        )
+        return values.unflatten(0, input.shape) if input.ndim != 1 else values
+
+    def extra_repr(self) -> str:
+        """Shape and storage."""
+        return f"{super().extra_repr()}, block_size={self.block_size}, code={self.code}"
+
+
+def storable_layers(module: nn.Module, *, skip: Collection[str] = ()) -> Iterator[tuple[str, nn.Linear | nn.Embedding]]:
+    """The layers that 8-bit storage is for: every `nn.Linear`, and the token embedding.
+
+    The token embedding is `module.get_input_embeddings()`; a module without that method gives all its embeddings.
+
+    Args:
+        module: searched with its children.
+        skip: names, or ends of names ("lm_head", "h.0.mlp.dense_4h_to_h"), of layers to leave out.
+    """
+    get_embedding = getattr(module, "get_input_embeddings", None)
+    embedding = get_embedding() if get_embedding is not None else None
+    for name, layer in module.named_modules():
+        wanted = type(layer) is nn.Linear or (
+            type(layer) is nn.Embedding and (get_embedding is None or layer is embedding)
+        )
+        if wanted and not any(name == end or name.endswith("." + end) for end in skip):
+            yield name, layer  # type: ignore[misc]
+
+
+def empty_8bit(layer: nn.Linear | nn.Embedding, *, block_size: int, code: str, name: str) -> Linear8bit | Embedding8bit:
+    """An 8-bit layer in the place of a float one, its codes and absmax not filled in yet.
+
+    Args:
+        layer: gives shape, bias, device and dtype.
+        block_size: values that share an absmax.
+        code: "dynamic" or "linear".
+        name: for error messages.
+
+    Raises:
+        ValueError: a width that the block does not divide; an embedding with max_norm, which rewrites its weights.
+    """
+    rows, columns = layer.weight.shape
+    check_block(columns, block_size, name=name)
+    device, dtype = layer.weight.device, layer.weight.dtype
+    stored: Linear8bit | Embedding8bit
+    if isinstance(layer, nn.Linear):
+        stored = Linear8bit(columns, rows, bias=False, device="meta", dtype=dtype)
+        stored.bias = layer.bias
+    else:
+        if layer.max_norm is not None:
+            raise ValueError(f"{name} renormalises its rows (max_norm): leave this layer out with skip=...")
+        stored = Embedding8bit(rows, columns, padding_idx=layer.padding_idx, device="meta", dtype=dtype)
+    codes = torch.empty(rows, columns, dtype=torch.uint8, device=device)
+    absmax = torch.empty(rows, columns // block_size, dtype=torch.float32, device=device)
+    stored.store(codes, absmax, block_size=block_size, code=code)
+    stored.train(layer.training)
+    return stored
+
+
+def replace_layer_(module: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put `layer` at the dotted `name` below `module`."""
+    parent, _, child = name.rpartition(".")
+    setattr(module.get_submodule(parent), child, layer)
+
+
+def quantize_(
+    module: nn.Module, *, block_size: int = BLOCK_SIZE, code: str = "dynamic", skip: Collection[str] = ()
+) -> None:
+    """Store the weights of `storable_layers` in 8-bit blocks, in place, layer by layer.
+
+    Args:
+        module: whose layers are replaced; layer norms and biases stay float.
+        block_size: values that share an absmax.
+        code: "dynamic" or "linear".
+        skip: names, or ends of names, of layers to leave as they are.
+
+    Raises:
+        ValueError: a width that the block does not divide, or inf or nan in a weight; no layer has been changed then
+            if the width is the reason.
+    """
+    layers = list(storable_layers(module, skip=skip))
+    for name, layer in layers:
+        check_block(layer.weight.shape[1], block_size, name=name)
+    for name, layer in layers:
+        codes, absmax = quantize(layer.weight.detach(), block_size=block_size, code=code, name=name)
+        stored = empty_8bit(layer, block_size=block_size, code=code, name=name)
+        stored.codes, stored.absmax = codes, absmax
+        replace_layer_(module, name, stored)
+
+
+def dequantize_(module: nn.Module, *, dtype: torch.dtype | None = None) -> None:
+    """Undo `quantize_`: stored layers become plain float layers again, for those who prefer speed to memory.
+
+    Args:
+        module: whose 8-bit layers are replaced; the values are those that the codes stand for.
+        dtype: of the weights; None keeps the one that the layers compute in.
+    """
+    for name, layer in list(module.named_modules()):
+        if not isinstance(layer, Linear8bit | Embedding8bit):
+            continue
+        weight = nn.Parameter(layer.weight if dtype is None else layer.weight.to(dtype), requires_grad=False)
+        plain: nn.Linear | nn.Embedding
+        if isinstance(layer, Linear8bit):
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+            plain.bias = layer.bias
+        else:
+            plain = nn.Embedding(
+                layer.num_embeddings, layer.embedding_dim, padding_idx=layer.padding_idx, device="meta"
+            )
+        plain.weight = weight
+        plain.train(layer.training)
+        replace_layer_(module, name, plain)
+
+
+def error_report(
+    module: nn.Module, *, block_size: int = BLOCK_SIZE, code: str = "dynamic", skip: Collection[str] = ()
+) -> dict[str, BlockwiseError]:
+    """What `quantize_` would lose in each layer of a float module, by layer name."""
+    return {
+        name: quantization_error(layer.weight.detach(), block_size=block_size, code=code)
+        for name, layer in storable_layers(module, skip=skip)
+    }
+
+
+def codes_hash(module: nn.Module) -> str:
+    """SHA-256 (hex) over the names, codes and absmax of all 8-bit layers below `module`, LoRA's wrapping left out."""
+    digest = hashlib.sha256()
+    for name, layer in sorted(module.named_modules()):
+        if isinstance(layer, Stored8bit):
+            digest.update(name.removesuffix(".base_layer").encode())
+            for tensor in (layer.codes, layer.absmax):
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,142 @@
+"""The 8-bit format as a transformers quantiser: quantise tensor by tensor while loading, save and load codes.
+
+Importing this file registers it. Without the registration transformers only warns about an unknown quantisation type
+and then goes on with random weights: whatever loads such a checkpoint must import this file first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.core_model_loading import ConversionOps
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from lacos_st.blockwise import BLOCK_SIZE, CODES, quantize
+from lacos_st.errors import UserError
+from lacos_st.linear import Stored8bit, dequantize_, empty_8bit, replace_layer_, storable_layers
+
+METHOD = "lacos_blockwise8bit"
+"""The `quant_method` in a checkpoint's config.json."""
+
+
+@register_quantization_config(METHOD)
+class Blockwise8bitConfig(QuantizationConfigMixin):
+    """How `from_pretrained(..., quantization_config=...)` stores the weights.
+
+    Args:
+        block_size: neighbouring values of a row that share an absmax.
+        code: "dynamic" (bitsandbytes' non-linear table) or "linear" (absmax int8).
+        skip: names, or ends of names, of layers that stay float.
+
+    Raises:
+        ValueError: an unknown code or a block size below 1.
+    """
+
+    def __init__(
+        self, *, block_size: int = BLOCK_SIZE, code: str = "dynamic", skip: list[str] | None = None, **kwargs: Any
+    ):
+        kwargs.pop("quant_method", None)
+        if kwargs:
+            raise ValueError(f"unknown options of the 8-bit format: {', '.join(sorted(kwargs))}")
+        if code not in CODES:
+            raise ValueError(f"code={code!r} is unknown: choose one of {', '.join(CODES)}")
+        if not isinstance(block_size, int) or block_size < 1:
+            raise ValueError(f"block_size={block_size!r}: expected a whole number of at least 1, such as {BLOCK_SIZE}")
+        self.quant_method = METHOD
+        self.block_size = block_size
+        self.code = code
+        self.skip = list(skip or ())
+
+
+class _Quantize(ConversionOps):
+    """Float weight in, codes and absmax out; called by transformers for each tensor as it is read."""
+
+    def __init__(self, hf_quantizer: Blockwise8bitQuantizer):
+        self.hf_quantizer = hf_quantizer
+
+    def convert(  # type: ignore[override]
+        self,
+        input_dict: dict[str, Any],
+        model: torch.nn.Module | None = None,
+        missing_keys: set[str] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, torch.Tensor]:
+        """input_dict: {"layer.weight": (rows, columns)}; returns {"layer.codes": ..., "layer.absmax": ...}."""
+        assert model is not None
+        stored: dict[str, torch.Tensor] = {}
+        for name, value in input_dict.items():
+            tensor = value[0] if isinstance(value, list) else value
+            prefix = name.removesuffix(".weight")
+            layer = model.get_submodule(prefix)
+            assert isinstance(layer, Stored8bit)
+            codes, absmax = quantize(tensor, block_size=layer.block_size, code=layer.code, name=name)
+            stored[f"{prefix}.codes"], stored[f"{prefix}.absmax"] = codes, absmax
+            layer._parameters.pop("weight", None)
+            layer._is_hf_initialized = True  # type: ignore[assignment]
+            if missing_keys is not None:
+                missing_keys.discard(name)
+        return stored
+
+
+@register_quantizer(METHOD)
+class Blockwise8bitQuantizer(HfQuantizer):
+    """Puts 8-bit layers into the empty model, and fills them while transformers loads."""
+
+    quantization_config: Blockwise8bitConfig
+    requires_calibration = False
+    quantized_element_size = 1.0  # type: ignore[assignment]
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        config = self.quantization_config
+        if model.get_output_embeddings() is not None:
+            raise UserError(
+                f"{type(model).__name__} has a language-modelling head, which shares the token embedding that is "
+                "stored in 8 bits: load the bare encoder, with AutoModel.from_pretrained"
+            )
+        for name, layer in list(storable_layers(model, skip=config.skip)):
+            try:
+                stored = empty_8bit(layer, block_size=config.block_size, code=config.code, name=name)
+            except ValueError as error:
+                raise UserError(str(error)) from error
+            if not self.pre_quantized:  # the checkpoint's float tensor needs a place to be announced at
+                stored._parameters["weight"] = torch.nn.Parameter(layer.weight, requires_grad=False)
+            replace_layer_(model, name, stored)
+        return model
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        for name, layer in model.named_modules():
+            if not isinstance(layer, Stored8bit):
+                continue
+            for part in ("codes", "absmax"):
+                if not getattr(getattr(layer, part), "_is_hf_initialized", False):
+                    raise UserError(
+                        f"the checkpoint holds no {part} for {name}: it is broken or incomplete; "
+                        "fetch or write it again"
+                    )
+        return model
+
+    def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:
+        """Whether `param_name` is a float weight that is to become codes."""
+        prefix, _, kind = param_name.rpartition(".")
+        return kind == "weight" and isinstance(model.get_submodule(prefix), Stored8bit)
+
+    def get_quantize_ops(self) -> ConversionOps:
+        """The operation that turns a float weight into codes and absmax."""
+        return _Quantize(self)
+
+    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
+        dequantize_(model, dtype=dtype)
+        return model
+
+    def is_serializable(self) -> bool:
+        """Codes and absmax are saved as they are."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """With adapters: the codes themselves are frozen."""
+        return True
