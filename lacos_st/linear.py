@@ -80,9 +80,23 @@ class Stored8bit(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The weight as floats, de-quantised anew at each access: a copy, writing to it changes nothing."""
-        if "weight" in self._parameters:  # while torch's own constructor runs
+        """The weight as floats, de-quantised anew at each access: a copy for reading.
+
+        An inference tensor, so that code which would write a change into it (a merge of adapters, say) fails
+        instead of losing the change.
+        """
+        if "weight" in self._parameters:  # while a float checkpoint is being loaded
             return self._parameters["weight"]  # type: ignore[return-value]
+        with torch.inference_mode():
+            return self.dequantized()
+
+    @property
+    def qweight(self) -> torch.Tensor:
+        """The codes: where peft looks for the device of a stored weight before it would de-quantise `weight`."""
+        return self.codes
+
+    def dequantized(self) -> torch.Tensor:
+        """The weight as floats (rows, columns), in the dtype that the layer computes in."""
         return dequantize(
             self.codes, self.absmax, block_size=self.block_size, code=self.code, dtype=self.compute_dtype_like.dtype
         )
@@ -223,7 +237,7 @@ def dequantize_(module: nn.Module, *, dtype: torch.dtype | None = None) -> None:
     for name, layer in list(module.named_modules()):
         if not isinstance(layer, Linear8bit | Embedding8bit):
             continue
-        weight = nn.Parameter(layer.weight if dtype is None else layer.weight.to(dtype), requires_grad=False)
+        weight = nn.Parameter(layer.dequantized().to(dtype or layer.compute_dtype_like.dtype), requires_grad=False)
         plain: nn.Linear | nn.Embedding
         if isinstance(layer, Linear8bit):
             plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")

@@ -76,7 +76,6 @@ class _Quantize(ConversionOps):
             codes, absmax = quantize(tensor, block_size=layer.block_size, code=layer.code, name=name)
             stored[f"{prefix}.codes"], stored[f"{prefix}.absmax"] = codes, absmax
             layer._parameters.pop("weight", None)
-            layer._is_hf_initialized = True  # type: ignore[assignment]
             if missing_keys is not None:
                 missing_keys.discard(name)
         return stored
@@ -104,6 +103,7 @@ class Blockwise8bitQuantizer(HfQuantizer):
                 raise UserError(str(error)) from error
             if not self.pre_quantized:  # the checkpoint's float tensor needs a place to be announced at
                 stored._parameters["weight"] = torch.nn.Parameter(layer.weight, requires_grad=False)
+            stored._is_hf_initialized = True  # type: ignore[assignment]  # no random codes: what is missing is an error
             replace_layer_(model, name, stored)
         return model
 

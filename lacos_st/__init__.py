@@ -1,0 +1,39 @@
+"""lacos_st: multilingual sentence embeddings from a decoder language model, in 8 bits, inside sentence-transformers.
+
+Importing the package registers the 8-bit format with transformers and the modules with sentence-transformers, so that
+`SentenceTransformer("lacos-bloom-nano")` loads what `save_pretrained` wrote without a flag.
+"""
+
+from __future__ import annotations
+
+from sentence_transformers.base.model import BaseModel
+
+from lacos_st.bloom import BloomEncoder
+from lacos_st.errors import UserError
+from lacos_st.linear import Embedding8bit, Linear8bit, dequantize_, error_report, quantize_
+from lacos_st.pooling import Pooling
+from lacos_st.quantizer import Blockwise8bitConfig
+from lacos_st.transformer import BloomLoRA8bit, LoRA8bit, encoder
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Blockwise8bitConfig",
+    "BloomEncoder",
+    "BloomLoRA8bit",
+    "Embedding8bit",
+    "Linear8bit",
+    "LoRA8bit",
+    "Pooling",
+    "UserError",
+    "dequantize_",
+    "encoder",
+    "error_report",
+    "quantize_",
+]
+
+# sentence-transformers looks here before it asks for trust_remote_code; kept beside whatever is there already
+BaseModel._module_classes = {
+    **BaseModel._module_classes,
+    **{f"{cls.__module__}.{cls.__name__}": cls for cls in (BloomLoRA8bit, LoRA8bit, Pooling)},
+}

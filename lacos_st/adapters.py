@@ -1,0 +1,217 @@
+"""LoRA through peft: which layers it goes on, that nothing else is trained, and its weights in stock peft's files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import Embedding as LoraEmbedding
+from peft.tuners.lora import Linear as LoraLinear
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from lacos_st.errors import UserError
+from lacos_st.linear import Embedding8bit, Linear8bit, Stored8bit
+
+ADAPTER = "default"
+"""Name of the one adapter of a model, peft's own default."""
+
+FEED_FORWARD = {
+    "bert": (r"intermediate\.dense", r"layer\.\d+\.output\.dense"),
+    "bloom": ("dense_h_to_4h", "dense_4h_to_h"),
+    "distilbert": ("lin1", "lin2"),
+    "gpt_neox": ("dense_h_to_4h", "dense_4h_to_h"),
+    "roberta": (r"intermediate\.dense", r"layer\.\d+\.output\.dense"),
+    "xlm-roberta": (r"intermediate\.dense", r"layer\.\d+\.output\.dense"),
+}
+"""Ends of the names (regular expressions) of the feed-forward layers, by `config.model_type`."""
+
+GATED_FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
+"""The names that Llama, Qwen, Gemma, Mistral and their kin share."""
+
+_NO_MERGE = (
+    "merging LoRA into 8-bit weights would quantise them a second time and lose part of the adapter: merge into the "
+    "16-bit base instead, or call lacos_st.dequantize_(model) first"
+)
+
+
+class LoraLinear8bit(LoraLinear):
+    """peft's LoRA on a `Linear8bit`; refuses to be merged."""
+
+    def merge(self, *args: Any, **kwargs: Any) -> None:
+        """Always raises UserError, see the message."""
+        if isinstance(self.get_base_layer(), Stored8bit):
+            raise UserError(_NO_MERGE)
+        super().merge(*args, **kwargs)
+
+
+class LoraEmbedding8bit(LoraEmbedding):
+    """peft's LoRA on an `Embedding8bit`; refuses to be merged."""
+
+    def merge(self, *args: Any, **kwargs: Any) -> None:
+        """Always raises UserError, see the message."""
+        if isinstance(self.get_base_layer(), Stored8bit):
+            raise UserError(_NO_MERGE)
+        super().merge(*args, **kwargs)
+
+
+def lora_layers(model: PreTrainedModel, targets: str | Sequence[str] = "paper") -> list[str]:
+    """Full names of the layers that LoRA goes on.
+
+    Args:
+        model: without adapters.
+        targets: "paper": the feed-forward layers and the token embedding (LACoS-BLOOM, section 3); "all-linear": every
+            linear layer; or names, or ends of names, of layers.
+
+    Raises:
+        UserError: the architecture's feed-forward layers are not known, or a name fits no layer.
+    """
+    linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    if targets == "all-linear":
+        return linear
+    embedding = model.get_input_embeddings()
+    embeddings = [name for name, layer in model.named_modules() if layer is embedding]
+    if targets == "paper":
+        ends = FEED_FORWARD.get(model.config.model_type, GATED_FEED_FORWARD)
+        found = [name for name in linear if any(re.search(rf"(^|\.){end}$", name) for end in ends)]
+        if not found:
+            raise UserError(
+                f"the feed-forward layers of {type(model).__name__} ({model.config.model_type}) are not known: "
+                'name them with lora_targets=[...], or choose lora_targets="all-linear"'
+            )
+        return found + embeddings
+    if isinstance(targets, str):
+        targets = [targets]
+    chosen = []
+    for target in targets:
+        fitting = [name for name in linear + embeddings if name == target or name.endswith("." + target)]
+        if not fitting:
+            raise UserError(f"lora_targets: {target!r} is no linear layer and no token embedding of the model")
+        chosen.extend(fitting)
+    return list(dict.fromkeys(chosen))
+
+
+def add_lora_(
+    model: PreTrainedModel,
+    *,
+    rank: int = 4,
+    alpha: float | None = None,
+    dropout: float = 0.0,
+    targets: str | Sequence[str] = "paper",
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Put a fresh LoRA adapter, which changes nothing yet, on `model` and freeze all else.
+
+    Args:
+        model: gets peft layers in the places of the target layers.
+        rank: r, at least 1.
+        alpha: the adapter's product is scaled by alpha / rank; None for alpha = rank, the paper's W + W_down·W_up.
+        dropout: probability of dropping an adapter's input.
+        targets: see `lora_layers`.
+        dtype: of the adapter's weights.
+
+    Raises:
+        UserError: a rank below 1, or see `lora_layers`.
+    """
+    if rank < 1:
+        raise UserError(f"lora_rank={rank}: expected at least 1 (the paper: 1, 2, 4, 8 or 16)")
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank if alpha is None else alpha,  # type: ignore[arg-type]
+        lora_dropout=dropout,
+        target_modules=lora_layers(model, targets),
+        task_type="FEATURE_EXTRACTION",
+    )
+    config._register_custom_module({Linear8bit: LoraLinear8bit, Embedding8bit: LoraEmbedding8bit})
+    model.add_adapter(config, adapter_name=ADAPTER)
+    for parameter in adapter_parameters(model).values():
+        parameter.data = parameter.data.to(dtype)
+    check_frozen(model)
+
+
+def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The LoRA weights below `model`, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if ".lora_" in name}
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Whether any layer below `model` is stored in 8 bits."""
+    return any(isinstance(layer, Stored8bit) for layer in model.modules())
+
+
+def check_frozen(model: nn.Module) -> None:
+    """That a model stored in 8 bits, or carrying LoRA, trains its adapters and nothing else.
+
+    Raises:
+        UserError: an 8-bit model has no adapters, or something else is trainable.
+    """
+    adapters = adapter_parameters(model)
+    if not adapters:
+        if is_quantized(model):
+            raise UserError(
+                "a model stored in 8 bits has no weights to train: give it adapters (lora_rank=4), or train it "
+                "un-quantised (code=None)"
+            )
+        return
+    others = [name for name, parameter in model.named_parameters() if parameter.requires_grad and name not in adapters]
+    if others:
+        raise UserError(
+            f"{len(others)} tensors of the frozen base are trainable, the first is {others[0]}: call "
+            ".requires_grad_(False) on them"
+        )
+
+
+def save_adapter(model: PreTrainedModel, folder: Path, *, base_name: str, revision: str | None) -> None:
+    """Write the adapter as stock peft does: adapter_config.json and adapter_model.safetensors.
+
+    Args:
+        model: with one adapter from `add_lora_`.
+        folder: made if missing.
+        base_name: of the base model, for peft's config.
+        revision: of the base model.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
+    weights = {f"base_model.model.{name}": tensor.detach().contiguous() for name, tensor in weights.items()}
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = model.peft_config[ADAPTER]
+    config.base_model_name_or_path, config.revision = base_name, revision
+    was = config.inference_mode
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    config.inference_mode = was
+
+
+def load_adapter_(model: PreTrainedModel, folder: Path) -> None:
+    """Copy the weights that `save_adapter` wrote into the adapter of `model`.
+
+    Raises:
+        UserError: the file is missing or broken, or its tensors are not exactly those of the model's adapter.
+    """
+    file = folder / "adapter_model.safetensors"
+    try:
+        weights = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"the adapter {file} is missing or broken ({error}): restore it, or train again") from error
+    weights = {name.removeprefix("base_model.model."): tensor for name, tensor in weights.items()}
+    expected = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
+    missing, extra = expected.keys() - weights.keys(), weights.keys() - expected.keys()
+    wrong = [name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape]
+    if missing or extra or wrong:
+        raise UserError(
+            f"the adapter {file} does not fit: {_some(missing)} missing, {_some(extra)} unknown, {_some(wrong)} of "
+            "another shape; it belongs to another base, rank or choice of layers"
+        )
+    set_peft_model_state_dict(model, weights, adapter_name=ADAPTER)
+
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return f"{len(names)} tensors ({names[0]}, ...)" if names else "none"

@@ -1,0 +1,150 @@
+"""What a saved model says of itself: `lacos.json` and the embeddings of a few probe sentences."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lacos_st.errors import UserError
+
+MANIFEST_FILE = "lacos.json"
+PROBES_FILE = "lacos_probes.safetensors"
+FORMAT_VERSION = 1
+
+PROBES = (
+    "A man is playing a guitar.",
+    "La réunion commence à neuf heures.",
+    "नदी के किनारे एक छोटा गाँव है।",
+    "这本书很有意思。",
+    "x",
+)
+"""Sentences whose embeddings are saved beside a model and compared when it is loaded."""
+
+PROBE_TOLERANCE = {True: 1e-4, False: 5e-2}
+"""Largest relative L2 difference of a probe's embedding: in the dtype it was saved in, and in another one.
+Float32 on other hardware or threads differs by about 1e-6; bfloat16 against float32 by about 1e-2."""
+
+LIBRARIES = ("lacos-st", "sentence-transformers", "torch", "transformers", "peft", "bitsandbytes")
+
+
+def installed(name: str) -> str:
+    """The version of an installed library, "unknown" where it runs from a bare checkout."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of `lacos.json`.
+
+    Attributes:
+        base: name of the base model: a hub name, an embedded one or an absolute path.
+        revision: commit of the base on the hub, where there is one.
+        base_sha256: `base_hash` of the base as it was stored in memory.
+        self_contained: whether the folder holds the base's weights.
+        quantization: block_size, code and skip; None for an un-quantised base.
+        lora: rank, alpha and targets; None without adapters.
+        dtype: in which the probes were embedded.
+        versions: of the libraries that wrote it.
+        format_version: of this file.
+    """
+
+    base: str
+    revision: str | None
+    base_sha256: str
+    self_contained: bool
+    quantization: dict[str, Any] | None
+    lora: dict[str, Any] | None
+    dtype: str
+    versions: dict[str, str] = field(default_factory=lambda: {name: installed(name) for name in LIBRARIES})
+    format_version: int = FORMAT_VERSION
+
+    def write(self, folder: Path) -> None:
+        """Write `lacos.json` into `folder`."""
+        (folder / MANIFEST_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, file: Path) -> Manifest:
+        """Read what `write` wrote.
+
+        Raises:
+            UserError: not JSON, fields that are missing or unknown, or a newer format.
+        """
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            newer = content.get("format_version", 0) > FORMAT_VERSION
+            manifest = None if newer else cls(**content)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{file} is broken ({error}): restore it from where the model was saved") from error
+        if manifest is None:
+            raise UserError(f"{file} was written by a newer lacos_st: upgrade with pip install -U lacos_st")
+        return manifest
+
+    def differences(self) -> str:
+        """Which libraries' versions differ from those that wrote the model, for error messages."""
+        changed = [f"{name} {was} -> {installed(name)}" for name, was in self.versions.items() if installed(name) != was]
+        return "; ".join(changed) if changed else "no library has another version"
+
+
+def base_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every saved tensor of the base, under the names it has without adapters."""
+    return {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in model.state_dict().items()
+        if ".lora_" not in name
+    }
+
+
+def base_hash(model: nn.Module) -> str:
+    """SHA-256 (hex) of the base's tensors, adapters left out; floats count as float32, so that a cast which loses
+    nothing changes nothing."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(base_state(model).items()):
+        plain = tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
+        digest.update(name.encode())
+        digest.update(plain.cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def write_probes(embeddings: torch.Tensor, folder: Path) -> None:
+    """Save the probes' embeddings, float32 (len(PROBES), H)."""
+    save_file({"embeddings": embeddings.contiguous()}, folder / PROBES_FILE)
+
+
+def check_probes(embeddings: torch.Tensor, file: Path, manifest: Manifest, *, dtype: str) -> None:
+    """Compare the probes' embeddings with the saved ones.
+
+    Args:
+        embeddings: float32 (len(PROBES), H), of the model as it was loaded.
+        file: what `write_probes` wrote.
+        manifest: of the same folder.
+        dtype: in which `embeddings` were computed.
+
+    Raises:
+        UserError: the file is missing or broken, or an embedding differs by more than `PROBE_TOLERANCE`.
+    """
+    try:
+        saved = load_file(file)["embeddings"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(f"{file} is missing or broken ({error}): restore it from where the model was saved") from error
+    if saved.shape != embeddings.shape:
+        raise UserError(f"{file} holds embeddings of shape {tuple(saved.shape)}, the model's {tuple(embeddings.shape)}")
+    difference = float(((embeddings - saved).norm(dim=1) / saved.norm(dim=1).clamp(min=1e-12)).max())
+    allowed = PROBE_TOLERANCE[dtype == manifest.dtype]
+    if not difference <= allowed:
+        raise UserError(
+            f"the loaded model does not embed as the saved one did: the probe sentences differ by {difference:.1e} "
+            f"(allowed {allowed:.0e}), though base and adapter have the right hash and shape. Versions: "
+            f"{manifest.differences()}. Install the versions named in {MANIFEST_FILE}, or save the model anew"
+        )

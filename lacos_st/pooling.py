@@ -1,0 +1,54 @@
+"""`Pooling`: the stock pooling, with float32 means on flat and padded batches and a zero vector for an empty text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sentence_transformers.sentence_transformer.modules import Pooling as StockPooling
+
+
+class Pooling(StockPooling):
+    """Token embeddings to one sentence embedding.
+
+    Args (positional, as the stock class has them):
+        embedding_dimension: H, the width of the token embeddings.
+        pooling_mode: "mean" (default), "cls", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens", or several.
+        include_prompt: whether a prompt's tokens are pooled too.
+    """
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Pool a batch.
+
+        Args:
+            features: `token_embeddings`, float (1, ΣT, H) with `cu_seq_lens_q` int32 (N + 1,), or (N, T, H) with
+                `attention_mask` (N, T).
+            **kwargs: ignored.
+
+        Returns:
+            `features` with `sentence_embedding` (N, H · number of modes) in the dtype of the token embeddings; sums
+            are accumulated in float32; all zeros where a text has no token.
+        """
+        features = super().forward(features, **kwargs)
+        mask = features.get("attention_mask")
+        if "cu_seq_lens_q" not in features and mask is not None:
+            empty = (mask != 0).sum(1, keepdim=True) == 0
+            features["sentence_embedding"] = features["sentence_embedding"].masked_fill(empty, 0.0)
+        return features
+
+    def _forward_flattened(
+        self, token_embeddings: torch.Tensor, features: dict[str, torch.Tensor], prompt_length: int | None = None
+    ) -> list[torch.Tensor]:
+        lengths = features["cu_seq_lens_q"].diff()
+        texts = lengths.nonzero().flatten()
+        if len(texts) == len(lengths):
+            return super()._forward_flattened(token_embeddings, features, prompt_length=prompt_length)
+        modes = 1 if isinstance(self.pooling_mode, str) else len(self.pooling_mode)
+        pooled = [token_embeddings.new_zeros(len(lengths), token_embeddings.shape[-1]) for _ in range(modes)]
+        if len(texts):  # the stock code indexes the first or last token of every text: leave the empty ones out
+            kept = torch.nn.functional.pad(lengths[texts].cumsum(0), (1, 0))
+            found = super()._forward_flattened(
+                token_embeddings, {"cu_seq_lens_q": kept}, prompt_length=prompt_length
+            )
+            pooled = [zeros.index_copy(0, texts, part) for zeros, part in zip(pooled, found, strict=True)]
+        return pooled

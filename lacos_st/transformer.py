@@ -1,0 +1,459 @@
+"""`LoRA8bit` and `BloomLoRA8bit`: the sentence-transformers module with 8-bit storage, LoRA and flat batches.
+
+`modules.json` names these classes by their three-part path, so this file's name is part of the saved format; it
+imports the quantiser's registration, without which an 8-bit checkpoint would load random weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules.transformer import TRANSFORMER_TASK_DEFAULTS, Transformer
+from sentence_transformers.util import load_dir_path, load_file_path
+from transformers import AutoConfig, AutoModel, DataCollatorWithFlattening, PreTrainedConfig, PreTrainedModel
+
+from lacos_st import adapters, checkpoint
+from lacos_st.attention import RAGGED, padded_to_flat, ragged_layout
+from lacos_st.blockwise import BLOCK_SIZE
+from lacos_st.bloom import BloomEncoder
+from lacos_st.embedded import resolve
+from lacos_st.errors import UserError
+from lacos_st.linear import dequantize_
+from lacos_st.pooling import Pooling
+from lacos_st.quantizer import METHOD, Blockwise8bitConfig
+
+ADAPTER_FOLDER = "adapter"
+FLAT_KEYS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx", "ragged_layout")
+
+
+class LoRA8bit(Transformer):
+    """Any decoder or encoder behind transformers' attention interface: base in 8-bit blocks, LoRA, no padding.
+
+    Args:
+        model_name_or_path: a hub name, a folder, an embedded base ("bloom-nano"), or a folder that this class saved.
+        lora_rank: r; 0 for no adapter.
+        lora_alpha: the adapter's product is scaled by alpha / r; None for alpha = r.
+        lora_dropout: probability of dropping an adapter's input.
+        lora_targets: "paper" (feed-forward layers and token embedding), "all-linear", or names of layers.
+        adapter_dtype: of the adapter's weights: "float32" or "bfloat16".
+        block_size: values that share an absmax.
+        code: "dynamic" or "linear" storage; None for no quantisation. A base that is already stored in 8 bits keeps
+            its own block size and code, unless None de-quantises it.
+        skip: names of layers that stay float.
+        self_contained: whether `save` writes the base's weights too. Without, it writes the adapter (megabytes) and
+            names the base by name, revision and hash. Weights that are not frozen are always written.
+        **kwargs: sentence-transformers' `Transformer` options: `max_seq_length`, `model_kwargs`
+            (`{"dtype": torch.bfloat16}`; `{"base": folder}` where the base of a saved adapter has moved),
+            `processor_kwargs`, ... Sentences are embedded as plain text, also where the tokenizer has a chat template,
+            unless `modality_config` says otherwise.
+
+    Raises:
+        UserError: what is given cannot be used, or a saved model is not what it was when it was saved.
+    """
+
+    config_keys: list[str] = [
+        *Transformer.config_keys,
+        "lora_rank",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_targets",
+        "adapter_dtype",
+        "block_size",
+        "code",
+        "skip",
+        "self_contained",
+    ]
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        *,
+        lora_rank: int = 4,
+        lora_alpha: float | None = None,
+        lora_dropout: float = 0.0,
+        lora_targets: str | Sequence[str] = "paper",
+        adapter_dtype: str = "float32",
+        block_size: int = BLOCK_SIZE,
+        code: str | None = "dynamic",
+        skip: Sequence[str] = (),
+        self_contained: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        path = resolve(model_name_or_path)
+        self._init_options: dict[str, Any] = {
+            "lora_rank": lora_rank,
+            "lora_alpha": lora_alpha,
+            "lora_dropout": lora_dropout,
+            "lora_targets": lora_targets if isinstance(lora_targets, str) else list(lora_targets),
+            "adapter_dtype": adapter_dtype,
+            "block_size": block_size,
+            "code": code,
+            "skip": list(skip),
+            "self_contained": self_contained,
+        }
+        for name, value in self._init_options.items():
+            setattr(self, name, value)
+        model_kwargs = dict(kwargs.pop("model_kwargs", None) or {})
+        self._hub = {
+            ours: model_kwargs.get(theirs)
+            for ours, theirs in (("token", "token"), ("cache_folder", "cache_dir"), ("revision", "revision"))
+        }
+        self._hub["local_files_only"] = model_kwargs.get("local_files_only", False)
+        self._manifest = self._find_manifest(path)
+        self.base_name = self._manifest.base if self._manifest else _lasting_name(model_name_or_path)
+        moved_base = model_kwargs.pop("base", None)
+        self._base_path = resolve(moved_base or self.base_name) if self._by_reference() else path
+        if "modality_config" not in kwargs:
+            kwargs["modality_config"], kwargs["module_output_name"] = TRANSFORMER_TASK_DEFAULTS["feature-extraction"]
+        super().__init__(path, model_kwargs=model_kwargs, **kwargs)
+        if self.tokenizer is not None and self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token  # for callers who pad; flat batches do not
+        if self.lora_rank:
+            adapters.add_lora_(
+                self.model,
+                rank=self.lora_rank,
+                alpha=self.lora_alpha,
+                dropout=self.lora_dropout,
+                targets=self.lora_targets,
+                dtype=getattr(torch, self.adapter_dtype),
+            )
+        elif adapters.is_quantized(self.model):
+            self.model.requires_grad_(False)
+        if self._manifest:
+            self._check_loaded(path)
+
+    lora_rank: int
+    lora_alpha: float | None
+    lora_dropout: float
+    lora_targets: str | list[str]
+    adapter_dtype: str
+    block_size: int
+    code: str | None
+    skip: list[str]
+    self_contained: bool
+
+    # Loading
+
+    def _find_manifest(self, path: str) -> checkpoint.Manifest | None:
+        try:
+            file = load_file_path(path, checkpoint.MANIFEST_FILE, **self._hub)
+        except OSError:
+            file = None
+        return checkpoint.Manifest.read(Path(file)) if file else None
+
+    def _by_reference(self) -> bool:
+        return self._manifest is not None and not self._manifest.self_contained
+
+    def _load_config(
+        self, model_name_or_path: str, backend: str, config_kwargs: dict[str, Any]
+    ) -> tuple[PreTrainedConfig, bool]:
+        if backend != "torch":
+            raise UserError(f"backend={backend!r}: 8-bit blocks need torch; export the model to use another backend")
+        try:
+            config, is_peft = super()._load_config(model_name_or_path, backend, config_kwargs)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"cannot load {model_name_or_path!r}: it is no folder with a config.json, no embedded model, and no "
+                f"hub model that can be reached from here ({_first_line(error)})"
+            ) from error
+        if config.is_encoder_decoder:
+            raise UserError(
+                f"{model_name_or_path!r} ({config.model_type}) is an encoder-decoder: choose a decoder such as BLOOM, "
+                "or an encoder such as BERT"
+            )
+        return config, is_peft
+
+    def _load_model(  # type: ignore[override]
+        self,
+        model_name_or_path: str,
+        transformer_task: str,
+        config: PreTrainedConfig,
+        backend: str,
+        is_peft_model: bool,
+        **model_kwargs: Any,
+    ) -> PreTrainedModel:
+        dtype = model_kwargs.pop("dtype", model_kwargs.pop("torch_dtype", None)) or torch.float32
+        if self._by_reference():
+            assert self._manifest is not None
+            model_kwargs.update(revision=self._manifest.revision, subfolder="")
+        quantized = _stored_quantization(config)
+        if quantized is None and self.code is not None:
+            model_kwargs["quantization_config"] = Blockwise8bitConfig(
+                block_size=self.block_size, code=self.code, skip=self.skip
+            )
+        elif quantized is not None:
+            model_kwargs.pop("quantization_config", None)
+        model = self._load_base(config, **model_kwargs)
+        if quantized is not None and self.code is None:
+            model.dequantize(dtype=dtype if isinstance(dtype, torch.dtype) else None)
+        elif quantized is not None:
+            self.block_size, self.code = quantized["block_size"], quantized["code"]
+            self.skip = list(quantized.get("skip", ()))
+        return cast(PreTrainedModel, model if dtype == "auto" else model.to(dtype=dtype))
+
+    def _model_class(self, config: PreTrainedConfig) -> Any:
+        return BloomEncoder if config.model_type == "bloom" else AutoModel
+
+    def _load_base(self, config: PreTrainedConfig, **model_kwargs: Any) -> PreTrainedModel:
+        model_class = self._model_class(config)
+        if model_class is AutoModel:
+            model_kwargs["attn_implementation"] = RAGGED
+        if self._by_reference():  # the base's own config says how its files are stored, the saved one how it was held
+            config_kwargs = {k: v for k, v in model_kwargs.items() if k in ("token", "cache_dir", "revision")}
+            own = self._base_config(config_kwargs)
+            if _stored_quantization(own) is not None:
+                model_kwargs.pop("quantization_config", None)
+            elif "quantization_config" not in model_kwargs and self.code is not None:
+                stored = _stored_quantization(config) or {}
+                model_kwargs["quantization_config"] = Blockwise8bitConfig(**stored)
+            for key in ("alibi", "use_cache"):
+                if hasattr(config, key):
+                    setattr(own, key, getattr(config, key))
+            config = own
+        try:
+            model, report = model_class.from_pretrained(
+                self._base_path, config=config, dtype="auto", output_loading_info=True, **model_kwargs
+            )
+        except UserError:
+            raise
+        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+            raise UserError(f"cannot load the weights of {self._base_path!r}: {_first_line(error)}") from error
+        missing = [name for name in report["missing_keys"] if "pooler" not in name]
+        if missing or report["mismatched_keys"]:
+            raise UserError(
+                f"the weights of {self._base_path!r} are incomplete: {len(missing)} tensors are missing "
+                f"({', '.join(sorted(missing)[:2])}), {len(report['mismatched_keys'])} have another shape"
+            )
+        return cast(PreTrainedModel, model)
+
+    def _base_config(self, hub: dict[str, Any]) -> PreTrainedConfig:
+        try:
+            return AutoConfig.from_pretrained(self._base_path, **hub)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"this model is an adapter on the base {self._base_path!r}, which cannot be loaded "
+                f'({_first_line(error)}): put it back, or name its new place with model_kwargs={{"base": ...}}'
+            ) from error
+
+    def _check_loaded(self, path: str) -> None:
+        """Hash of the base, adapter weights and probe sentences against what was saved."""
+        manifest = cast(checkpoint.Manifest, self._manifest)
+        if self.code is not None or manifest.quantization is None:  # de-quantising on request is no damage
+            actual = checkpoint.base_hash(self.model)
+            if actual != manifest.base_sha256:
+                raise UserError(
+                    f"the base {self._base_path!r} is not the one this model was saved with: its hash is "
+                    f"{actual[:12]}..., expected {manifest.base_sha256[:12]}... (revision {manifest.revision}, "
+                    f"quantisation {manifest.quantization}); {manifest.differences()}. Restore the base"
+                )
+        if self.lora_rank:
+            folder = load_dir_path(path, ADAPTER_FOLDER, **self._hub)
+            self.restore_adapter(path if folder is None else str(Path(folder).parent))
+        probes = load_file_path(path, checkpoint.PROBES_FILE, **self._hub)
+        checkpoint.check_probes(
+            self._embed_probes(), Path(probes or Path(path) / checkpoint.PROBES_FILE), manifest, dtype=self._dtype_name()
+        )
+
+    def restore_adapter(self, folder: str | Path) -> None:
+        """Copy the adapter saved in `folder` (by `save`) into this module; the base is not touched.
+
+        Raises:
+            UserError: it is missing, broken or does not fit.
+        """
+        adapters.load_adapter_(self.model, Path(folder) / ADAPTER_FOLDER)
+
+    # Flat batches
+
+    def _can_flatten_inputs(self) -> bool:
+        if "text" not in self.modality_config or self.backend != "torch":
+            return False
+        if any(params["method"] != "forward" for params in self.modality_config.values()):
+            return False
+        self.data_collator = DataCollatorWithFlattening(
+            return_seq_idx=True, return_flash_attn_kwargs=True, return_position_ids=True
+        )
+        if self.model_forward_params is not None:
+            self.model_forward_params |= set(FLAT_KEYS)
+        self._flatten_position_offset = self._infer_flatten_position_offset()
+        return True
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Embed the tokens of a batch.
+
+        Args:
+            features: `input_ids` int64 (1, ΣT) with `cu_seq_lens_q` int32 (N + 1,), or (N, T) with `attention_mask`.
+            **kwargs: forwarded to the model.
+
+        Returns:
+            `features` with `token_embeddings`, (1, ΣT, H) or (N, T, H) with zeros at padding.
+
+        Raises:
+            UserError: training mode, and an 8-bit base without adapters or with trainable weights of its own.
+        """
+        if self.training and torch.is_grad_enabled():
+            adapters.check_frozen(self.model)
+        if isinstance(self.model, BloomEncoder):
+            return super().forward(features, **kwargs)
+        input_ids = features["input_ids"]
+        rows, columns = input_ids.shape
+        index = None
+        cu_seq_lens = features.get("cu_seq_lens_q")
+        if cu_seq_lens is None:
+            mask = features.get("attention_mask")
+            index, cu_seq_lens = padded_to_flat(torch.ones_like(input_ids) if mask is None else mask)
+        layout = ragged_layout(cu_seq_lens)
+        source = torch.arange(rows * columns, device=input_ids.device) if index is None else index
+        source = source if layout.order is None else source[layout.order]
+        flat = {
+            "input_ids": input_ids.flatten()[source][None],
+            "position_ids": layout.position_ids[None] + getattr(self, "_flatten_position_offset", 0),
+            "modality": features.get("modality", "text"),
+        }
+        if layout.max_length:
+            embedded = super().forward(flat, ragged_layout=layout, **kwargs)[self.module_output_name][0]
+        else:
+            embedded = torch.zeros(0, self.get_embedding_dimension(), dtype=self.model.dtype, device=input_ids.device)
+        full = embedded.new_zeros(rows * columns, embedded.shape[-1]).index_copy(0, source, embedded)
+        features[self.module_output_name] = full.unflatten(0, (rows, columns))
+        return features
+
+    # Saving
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write config, tokenizer, adapter, manifest and probes, and the base where `self_contained` or not frozen.
+
+        Args:
+            output_path: the model's folder.
+            *args: ignored.
+            safe_serialization: must be True: weights are written as safetensors only.
+            **kwargs: ignored.
+        """
+        if not safe_serialization:
+            raise UserError("safe_serialization=False: weights are saved as safetensors only")
+        folder = Path(output_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        frozen = bool(adapters.adapter_parameters(self.model)) or adapters.is_quantized(self.model)
+        with_base = self.self_contained or not frozen
+        self.model.config.architectures = [
+            "BloomModel" if isinstance(self.model, BloomEncoder) else type(self.model).__name__
+        ]
+        self.model.config.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        self.save_config(str(folder))
+        if with_base:
+            save_torch_state_dict(checkpoint.base_state(self.model), folder, metadata={"format": "pt"})
+        revision = getattr(self.model.config, "_commit_hash", None)
+        if self.lora_rank:
+            adapters.save_adapter(
+                self.model, folder / ADAPTER_FOLDER, base_name=self.base_name, revision=revision
+            )
+        checkpoint.write_probes(self._embed_probes(), folder)
+        checkpoint.Manifest(
+            base=self.base_name,
+            revision=revision,
+            base_sha256=checkpoint.base_hash(self.model),
+            self_contained=with_base,
+            quantization=None
+            if self.code is None
+            else {"block_size": self.block_size, "code": self.code, "skip": self.skip},
+            lora={"rank": self.lora_rank, "alpha": self.lora_alpha, "targets": self.lora_targets}
+            if self.lora_rank
+            else None,
+            dtype=self._dtype_name(),
+        ).write(folder)
+
+    def _dtype_name(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
+    def _embed_probes(self) -> torch.Tensor:
+        """Mean-pooled token embeddings of the probe sentences, float32 (len(PROBES), H), on the CPU."""
+        was_training = self.training
+        self.eval()
+        with torch.no_grad():
+            features = self.preprocess(list(checkpoint.PROBES))
+            device = next(self.model.parameters()).device
+            features = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in features.items()}
+            pooled = Pooling(self.get_embedding_dimension())(self(features))["sentence_embedding"]
+        self.train(was_training)
+        return cast(torch.Tensor, pooled.float().cpu())
+
+
+class BloomLoRA8bit(LoRA8bit):
+    """BLOOM with its lean forward; `LoRA8bit`'s options and one more.
+
+    Args:
+        model_name_or_path: as in `LoRA8bit`, a BLOOM.
+        alibi: "exact" (default) or "reference", see `lacos_st.bloom.BloomEncoder`.
+        **kwargs: as in `LoRA8bit`.
+
+    Raises:
+        UserError: the base is no BLOOM, `alibi` is unknown, or as `LoRA8bit`.
+    """
+
+    config_keys: list[str] = [*LoRA8bit.config_keys, "alibi"]
+
+    def __init__(self, model_name_or_path: str, *, alibi: str = "exact", **kwargs: Any) -> None:
+        if alibi not in ("exact", "reference"):
+            raise UserError(f'alibi={alibi!r} is unknown: choose "exact" or "reference"')
+        self.alibi = alibi
+        super().__init__(model_name_or_path, **kwargs)
+        if self.tokenizer is not None and self.tokenizer.model_max_length > 1e6:
+            self.tokenizer.model_max_length = getattr(self.config, "seq_length", None) or 2048  # BLOOM's training
+
+    def _model_class(self, config: PreTrainedConfig) -> Any:
+        if config.model_type != "bloom":
+            raise UserError(f"BloomLoRA8bit takes a BLOOM, got {config.model_type!r}: use lacos_st.LoRA8bit for it")
+        config.alibi = self.alibi
+        return BloomEncoder
+
+
+def encoder(model_name_or_path: str, *, device: str | None = None, **options: Any) -> SentenceTransformer:
+    """A sentence encoder from a base: `BloomLoRA8bit` for a BLOOM, `LoRA8bit` for others, and mean pooling.
+
+    Args:
+        model_name_or_path: a base model (hub name, folder, embedded name).
+        device: where to put it; None chooses.
+        **options: of the module.
+
+    Raises:
+        UserError: see `LoRA8bit`.
+    """
+    path = resolve(model_name_or_path)
+    try:
+        model_type = AutoConfig.from_pretrained(path).model_type
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot load {model_name_or_path!r}: it is no folder with a config.json, no embedded model, and no hub "
+            f"model that can be reached from here ({_first_line(error)})"
+        ) from error
+    module = (BloomLoRA8bit if model_type == "bloom" else LoRA8bit)(model_name_or_path, **options)
+    pooling = Pooling(module.get_embedding_dimension())
+    return SentenceTransformer(modules=[module, pooling], device=device)
+
+
+def _stored_quantization(config: PreTrainedConfig) -> dict[str, Any] | None:
+    """block_size, code and skip of a checkpoint that is stored in our format; None for a float one."""
+    stored = getattr(config, "quantization_config", None)
+    if stored is None:
+        return None
+    stored = dict(stored if isinstance(stored, dict) else stored.to_dict())
+    method = stored.pop("quant_method", None)
+    if method != METHOD:
+        raise UserError(f"the base is stored as {method!r}: choose a float checkpoint, or one in lacos_st's format")
+    return stored
+
+
+def _lasting_name(name: str) -> str:
+    """A local folder's absolute path, any other name as it is."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def _first_line(error: BaseException) -> str:
+    lines: Iterable[str] = str(error).strip().splitlines()
+    return next(iter(lines), type(error).__name__)
