@@ -1,0 +1,61 @@
+# The one task file. `make demo` and `make test` need nothing but Python 3.11 or newer: each makes .venv first if missing.
+#
+# PYTHON      the interpreter that makes .venv                               make test PYTHON=python3.12
+# TORCH       which torch .venv gets                                         make test TORCH=torch==2.14.0
+# TORCH_ARGS  more pip options for that one install, such as an index        make test TORCH_ARGS="--index-url ..."
+# CUDA=1      take a CUDA build of torch although no NVIDIA GPU is seen      make test CUDA=1
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+TORCH_ARGS ?=
+CUDA ?= $(shell nvidia-smi >/dev/null 2>&1 && echo 1)
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+EXTRAS := dev,mteb,plot
+
+.PHONY: demo test slow lint typecheck format bench help
+.DELETE_ON_ERROR:
+
+help: ## list the tasks
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+# Rebuilt when pyproject.toml changes. torch comes before all else and is then held where it is, because on Linux the
+# other packages would pull its default build: gigabytes of CUDA, which a machine without a GPU cannot use.
+$(INSTALLED): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@if [ -z "$(CUDA)" ] && $(BIN)/pip install --dry-run "$(TORCH)" $(TORCH_ARGS) 2>/dev/null | grep -q '^Would install.* nvidia-'; then \
+		echo "No NVIDIA GPU here, but pip would fetch the CUDA build of $(TORCH): gigabytes of no use to this machine." >&2; \
+		echo "Name PyTorch's CPU index (its web site's 'Get started' page): make ... TORCH_ARGS='--index-url INDEX'" >&2; \
+		echo "or set PIP_FIND_LINKS to a folder that holds a CPU wheel, or say CUDA=1 to take the CUDA build after all." >&2; \
+		exit 2; \
+	fi
+	$(BIN)/pip install --quiet "$(TORCH)" $(TORCH_ARGS)
+	@$(BIN)/python -c 'import torch; print("torch==" + torch.__version__)' > .venv/constraints.txt 2>/dev/null
+	$(BIN)/pip install --quiet --constraint .venv/constraints.txt --editable ".[$(EXTRAS)]"
+	@touch $@
+
+demo: $(INSTALLED) ## the paper in miniature, offline: train, evaluate, save, plot (about 10 minutes on two cores)
+	$(BIN)/lacos-st demo $(DEMO_ARGS)
+
+test: $(INSTALLED) ## the tests, offline
+	$(BIN)/pytest $(TEST_ARGS)
+
+slow: $(INSTALLED) ## the tests marked slow
+	$(BIN)/pytest -m slow $(TEST_ARGS)
+
+lint: $(INSTALLED) ## format and lint, checked
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(INSTALLED) ## format and lint, mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+typecheck: $(INSTALLED) ## mypy, strict
+	$(BIN)/mypy
+
+bench: $(INSTALLED) ## every benchmark once, each adding a row to benchmarks/results; then README's table
+	$(BIN)/python -m benchmarks.format
+	$(BIN)/python -m benchmarks.parity
+	$(BIN)/python -m benchmarks.loading
+	$(BIN)/python -m benchmarks.readme
