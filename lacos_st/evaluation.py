@@ -1,0 +1,410 @@
+"""Models side by side on graded pairs, through the stock EmbeddingSimilarityEvaluator, or through mteb's own runner.
+
+The figure of merit is the paper's: the highest Spearman correlation of cosine, Manhattan, Euclidean and dot
+(LACoS-BLOOM, arXiv 2305.06404); cosine alone stands beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from lacos_st.errors import UserError
+from lacos_st.report import SIMILARITIES, ModelScores, Results, TaskScores, markdown_table
+from lacos_st.sts import StsTask, import_mteb, load_mteb_data, load_mteb_task, load_tasks
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from sentence_transformers import SentenceTransformer
+
+    Models: TypeAlias = Sequence[str | SentenceTransformer] | Mapping[str, str | SentenceTransformer]
+
+logger = logging.getLogger(__name__)
+
+_LIBRARIES = ("lacos_st", "sentence-transformers", "transformers", "torch", "peft", "bitsandbytes", "scipy")
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Options of `lacos-st evaluate`.
+
+    Attributes:
+        models: folders, hub names, or names of embedded bases (zero-shot mean pooling).
+        baseline: the model that the others are compared with.
+        data: folder of graded pairs for `load_tasks`; None takes the tasks from mteb by name.
+        tasks: names of tasks; empty means the defaults of the folder (without a folder: the names below).
+        mteb: names of tasks for mteb's own runner, instead of the side-by-side STS evaluation.
+        output_dir: where results.json and results.md (with `mteb`: mteb.json and mteb.md) go; None writes nothing.
+        batch_size: sentences per batch.
+        overwrite: write into an output folder that is not empty.
+        device: torch device; None lets sentence-transformers choose.
+    """
+
+    models: tuple[str, ...]
+    baseline: str | None = None
+    data: Path | None = None
+    tasks: tuple[str, ...] = ()
+    mteb: tuple[str, ...] = ()
+    output_dir: Path | None = None
+    batch_size: int = 32
+    overwrite: bool = False
+    device: str | None = None
+
+
+MTEB_DEFAULTS = ("STS12", "STS13", "STS14", "STS15", "STS16", "STSBenchmark", "SICK-R", "STS17")
+
+
+def run(options: EvaluationOptions) -> str:
+    """Run `lacos-st evaluate` and return the text to print.
+
+    Raises:
+        UserError: as `evaluate`, `evaluate_mteb`, `load_tasks` and `load_mteb_task`.
+    """
+    check_output_dir(options.output_dir, overwrite=options.overwrite)
+    if options.mteb:
+        return evaluate_mteb(
+            options.models,
+            options.mteb,
+            output_dir=options.output_dir,
+            baseline=options.baseline,
+            batch_size=options.batch_size,
+            overwrite=options.overwrite,
+            device=options.device,
+        )
+    if options.data is None:
+        tasks = [task for name in options.tasks or MTEB_DEFAULTS for task in load_mteb_task(name)]
+    else:
+        tasks = load_tasks(options.data, names=options.tasks or None)
+    results = evaluate(
+        options.models,
+        baseline=options.baseline,
+        tasks=tasks,
+        batch_size=options.batch_size,
+        output_dir=options.output_dir,
+        overwrite=options.overwrite,
+        device=options.device,
+    )
+    return results.table()
+
+
+def evaluate(
+    models: Models,
+    *,
+    baseline: str | SentenceTransformer | None = None,
+    tasks: Sequence[StsTask],
+    batch_size: int = 32,
+    output_dir: Path | None = None,
+    overwrite: bool = False,
+    device: str | None = None,
+) -> Results:
+    """Score models on graded pairs, side by side; models are loaded one after another.
+
+    Every score is the stock EmbeddingSimilarityEvaluator's; each sentence is embedded once per model, all tasks
+    together. `output_dir` gets results.md and results.json: `{schema: 1, date, versions: {library: version}, baseline,
+    models: [{name, info: {base, modules, ...}, tasks: [{task, group, languages, pairs, spearman: {cosine, manhattan,
+    euclidean, dot}, pearson: {...}, best, max}], averages: {"STS-Avg", "xSTS-Avg": {max, cosine, tasks}}}]}`, with all
+    correlations x100 and an average of nothing as null.
+
+    Args:
+        models: names (see `load_model`) or models; a mapping's keys are the names in the tables.
+        baseline: what the others are compared with: a name of `models` (then it runs once), or another model.
+        tasks: graded pairs.
+        batch_size: sentences per batch.
+        output_dir: where to write; None writes nothing.
+        overwrite: write into a folder that is not empty (its other files stay).
+        device: torch device for models given by name.
+
+    Raises:
+        UserError: nothing to do, two models or tasks of one name, a model can't be loaded, its embeddings admit no
+            correlation (NaN, or all the same), or the output folder is not empty.
+    """
+    check_output_dir(output_dir, overwrite=overwrite)
+    named, baseline_name = _named_models(models, baseline)
+    if not tasks:
+        raise UserError("no tasks given; expected at least one set of graded pairs")
+    _refuse_duplicates("task", [task.name for task in tasks])
+    scored = []
+    for name, given in named:
+        model = load_model(given, device=device) if isinstance(given, str) else given
+        scored.append(ModelScores(name, describe(model), _score_tasks(model, tasks, name=name, batch_size=batch_size)))
+        del model  # before the next one is loaded
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    results = Results(tuple(scored), baseline_name, date, _versions())
+    if output_dir is not None:
+        _write(output_dir, {"results.json": _json(results.to_dict()), "results.md": results.table()})
+    return results
+
+
+def evaluate_mteb(
+    models: Models,
+    task_names: Sequence[str],
+    *,
+    output_dir: Path | None = None,
+    baseline: str | SentenceTransformer | None = None,
+    batch_size: int = 32,
+    overwrite: bool = False,
+    device: str | None = None,
+) -> str:
+    """Hand models to mteb's own runner and return a Markdown table of its main scores (x100).
+
+    Args:
+        models: as in `evaluate`.
+        task_names: names of mteb tasks of any kind.
+        output_dir: gets mteb.md and mteb.json: `{schema: 1, date, versions, baseline, models: {name: [mteb's task
+            results as mteb writes them]}}`; None writes nothing.
+        baseline: as in `evaluate`.
+        batch_size: sentences per batch.
+        overwrite: write into a folder that is not empty.
+        device: torch device for models given by name.
+
+    Raises:
+        UserError: mteb is missing, a task is unknown, its data can't be fetched, or as in `evaluate`.
+    """
+    check_output_dir(output_dir, overwrite=overwrite)
+    mteb = import_mteb()
+    named, baseline_name = _named_models(models, baseline)
+    tasks = []
+    for task_name in task_names:
+        try:
+            tasks.append(mteb.get_task(task_name))
+        except KeyError as error:
+            raise UserError(f"unknown mteb task {task_name!r}: {error.args[0]}") from error
+    for task in tasks:  # all of them before the first model runs
+        load_mteb_data(task)
+    scores: dict[str, list[Any]] = {}
+    for name, given in named:
+        model = load_model(given, device=device) if isinstance(given, str) else given
+        found = mteb.evaluate(
+            model, tasks, cache=None, encode_kwargs={"batch_size": batch_size}, show_progress_bar=False
+        )
+        scores[name] = found.task_results
+        del model
+    table = _mteb_table(scores, baseline_name)
+    if output_dir is not None:
+        record = {
+            "schema": 1,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": _versions("mteb"),
+            "baseline": baseline_name,
+            "models": {name: [each.to_dict() for each in found] for name, found in scores.items()},
+        }
+        _write(output_dir, {"mteb.json": _json(record), "mteb.md": table})
+    return table
+
+
+def load_model(name_or_path: str, *, device: str | None = None) -> SentenceTransformer:
+    """Load a sentence-transformers folder or hub name, or an embedded or transformers base as a zero-shot encoder.
+
+    Raises:
+        UserError: no such folder, an unreadable model, or a hub name that can't be fetched.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    import lacos_st  # noqa: F401 -- registers the module classes of saved models
+
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        if not any((path / file).is_file() for file in ("modules.json", "config.json")):
+            raise UserError(f"{path}: not a model, it has neither modules.json nor config.json")
+        if not (path / "modules.json").is_file():
+            return zero_shot(str(path), device=device)
+    elif path.exists():
+        raise UserError(f"{path}: a file; expected the folder of a saved model")
+    elif _embedded_folder(name_or_path) is not None:
+        return zero_shot(name_or_path, device=device)
+    elif name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1 or not name_or_path.strip():
+        raise UserError(f"model {name_or_path!r}: no such folder")
+    try:
+        return SentenceTransformer(str(path) if path.is_dir() else name_or_path, device=device)
+    except Exception as error:  # whatever a broken folder or a missing network makes of itself
+        raise _unloadable(name_or_path, error) from error
+
+
+def zero_shot(name: str, *, device: str | None = None) -> SentenceTransformer:
+    """Wrap a base that was not trained for sentences, embedded or in a transformers folder, in mean pooling."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    folder = str(_embedded_folder(name) or name)
+    try:
+        transformer = Transformer(folder)
+        pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")
+        return SentenceTransformer(modules=[transformer, pooling], device=device)
+    except Exception as error:
+        raise _unloadable(name, error) from error
+
+
+def describe(model: SentenceTransformer) -> dict[str, Any]:
+    """Return what a model is, for the record: base, modules, dimension, parameters, bytes of its weights."""
+    first = next(iter(model.children()), None)
+    config = getattr(getattr(first, "auto_model", None), "config", None)
+    tensors = [*model.parameters(), *model.buffers()]
+    return {
+        "base": getattr(config, "_name_or_path", None) or getattr(first, "model_name_or_path", None),
+        "model_type": getattr(config, "model_type", None),
+        "modules": [f"{type(module).__module__}.{type(module).__name__}" for module in model.children()],
+        "embedding_dimension": model.get_embedding_dimension(),
+        "max_seq_length": model.max_seq_length,
+        "weight_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+    }
+
+
+def check_output_dir(output_dir: Path | None, *, overwrite: bool) -> None:
+    """Raise a UserError where output_dir is a file, or a folder that is not empty and overwrite is not set."""
+    if output_dir is None or not output_dir.exists():
+        return
+    if not output_dir.is_dir():
+        raise UserError(f"output {output_dir} is a file; expected a folder")
+    if not overwrite and any(output_dir.iterdir()):
+        raise UserError(f"output folder {output_dir} is not empty: choose another one, or pass --overwrite")
+
+
+class _Embedded:
+    """What a stock evaluator asks of a model, answered from embeddings that were computed before."""
+
+    def __init__(self, sentences: Sequence[str], embeddings: NDArray[np.float32]) -> None:
+        self._row = {sentence: row for row, sentence in enumerate(sentences)}
+        self._embeddings = embeddings
+        self.model_card_data = self
+
+    def encode(
+        self, sentences: Sequence[str], *, precision: None, normalize_embeddings: bool, truncate_dim: None, **_: Any
+    ) -> NDArray[np.float32]:
+        """Return (N, H) rows; options that would change an embedding are not served."""
+        assert precision is None
+        assert truncate_dim is None
+        assert not normalize_embeddings
+        return self._embeddings[[self._row[sentence] for sentence in sentences]]
+
+    def set_evaluation_metrics(self, *_: Any) -> None:
+        """Keep scores out of the model card: they go to results.json."""
+
+
+def _score_tasks(
+    model: SentenceTransformer, tasks: Sequence[StsTask], *, name: str, batch_size: int
+) -> tuple[TaskScores, ...]:
+    sentences = sorted({sentence for task in tasks for sentence in (*task.sentences1, *task.sentences2)})
+    logger.info("%s: embedding %d different sentences of %d tasks", name, len(sentences), len(tasks))
+    embeddings = model.encode(sentences, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True)
+    embedded = _Embedded(sentences, embeddings)
+    return tuple(_score(embedded, task, name=name) for task in tasks)
+
+
+def _score(model: _Embedded, task: StsTask, *, name: str) -> TaskScores:
+    from scipy.stats import ConstantInputWarning, NearConstantInputWarning
+    from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+
+    evaluator = EmbeddingSimilarityEvaluator(
+        list(task.sentences1),
+        list(task.sentences2),
+        task.unit_scores,
+        similarity_fn_names=[*SIMILARITIES],
+        write_csv=False,
+    )
+    with warnings.catch_warnings():  # a correlation that is not defined is refused below, with the model's name
+        warnings.simplefilter("ignore", (ConstantInputWarning, NearConstantInputWarning))
+        metrics = evaluator(cast("SentenceTransformer", model))
+    spearman, pearson = (
+        {str(similarity): 100 * metrics[f"{kind}_{similarity}"] for similarity in SIMILARITIES}
+        for kind in ("spearman", "pearson")
+    )
+    for similarity, value in spearman.items():
+        if not math.isfinite(value):
+            raise UserError(
+                f"model {name} on {task.name}: Spearman with {similarity} similarity is not defined, its embeddings "
+                "hold NaN or are all the same: the model is broken or its training diverged"
+            )
+    return TaskScores(task.name, task.group, task.languages, len(task.scores), spearman, pearson)
+
+
+def _named_models(
+    models: Models, baseline: str | SentenceTransformer | None
+) -> tuple[list[tuple[str, str | SentenceTransformer]], str | None]:
+    """Pair each model with its name in the tables, the baseline first, and return the baseline's name."""
+    if isinstance(models, str):
+        models = [models]
+    if isinstance(models, Mapping):
+        named = list(models.items())
+    else:
+        named = [(model if isinstance(model, str) else f"model {i}", model) for i, model in enumerate(models, start=1)]
+    if not named:
+        raise UserError("no models given; expected at least one folder, hub name or embedded base")
+    baseline_name = None
+    if baseline is not None:
+        same = (i for i, (name, model) in enumerate(named) if model is baseline or name == baseline)
+        found = next(same, None)
+        first = (
+            named.pop(found) if found is not None else (baseline if isinstance(baseline, str) else "baseline", baseline)
+        )
+        named.insert(0, first)
+        baseline_name = first[0]
+    _refuse_duplicates("model", [name for name, _ in named])
+    return named, baseline_name
+
+
+def _refuse_duplicates(kind: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{kind} {name!r} is given {names.count(name)} times; give it once")
+
+
+def _embedded_folder(name: str) -> Path | None:
+    """Return the folder of a base that ships with the package, None for any other name."""
+    from lacos_st import embedded
+
+    return Path(embedded.resolve(name)) if name in embedded.EMBEDDED else None
+
+
+def _unloadable(name: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())
+    return UserError(
+        f"model {name!r} could not be loaded ({type(error).__name__}: {reason[:300]}): give the folder of a saved "
+        "model, a hub name that can be reached, or the name of an embedded base"
+    )
+
+
+def _mteb_table(scores: dict[str, list[Any]], baseline: str | None) -> str:
+    rows = [["task", *(name + " (baseline)" * (name == baseline) for name in scores)]]
+    for results in zip(*scores.values(), strict=True):
+        values = dict(zip(scores, (100 * float(result.get_score()) for result in results), strict=True))
+        cells = [
+            f"{value:.2f}" + ("" if baseline in (None, name) else f" ({value - values[str(baseline)]:+.2f})")
+            for name, value in values.items()
+        ]
+        rows.append([results[0].task_name, *cells])
+    return "## mteb: main score x100\n\n" + markdown_table(rows) + "\n"
+
+
+def _versions(*more: str) -> dict[str, str]:
+    found = {}
+    for library in (*_LIBRARIES, *more):
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:  # lacos_st from a checkout that is not installed
+            found[library] = "not installed"
+    return found
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _write(output_dir: Path, texts: Mapping[str, str]) -> None:
+    """Write every text to a temporary file of output_dir first, then put them in place: never half of one."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".writing-") as scratch:
+        for name, text in texts.items():
+            (Path(scratch) / name).write_text(text, encoding="utf-8")
+        for name in texts:
+            os.replace(Path(scratch) / name, output_dir / name)

@@ -1,0 +1,290 @@
+"""Graded sentence pairs: STS12-16, STS-B, SICK-R and per-language-pair STS, from a folder or from mteb by name.
+
+The seven English sets carry the group `"sts"` (their mean is STS-Avg), everything cross-lingual or not English the
+group `"xsts"` (its mean over the language pairs is xSTS-Avg). Each year of STS12-16 is one task: one correlation over
+all of its rows concatenated, as MTEB computes it, not the mean over its sub-sets.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from lacos_st.errors import UserError
+
+Group = Literal["sts", "xsts"]
+Rows = list[tuple[float, str, str]]
+
+ENGLISH = "en-en"
+UNKNOWN_LANGUAGES = "?"  # a file whose name says nothing about its languages
+_STS_RANGE = (0.0, 5.0)
+_SICK_RANGE = (1.0, 5.0)
+_TRACK = re.compile(r"track\d+([ab]?)\.([a-z]{2,3}-[a-z]{2,3})")
+_LANGUAGES_IN_STEM = re.compile(r"\.([a-z]{2,3})(?:-([a-z]{2,3}))?$")
+
+
+@dataclass(frozen=True)
+class StsTask:
+    """Graded pairs of one set and one language pair.
+
+    Attributes:
+        name: as in results and on the command line, for example "STSBenchmark" or "STS17.es-en".
+        group: "sts" counts towards STS-Avg, "xsts" towards xSTS-Avg (but for pairs of English with English).
+        languages: of sentences1 and sentences2, "es-en"; "?" if not known.
+        sentences1: N first sentences.
+        sentences2: N second sentences.
+        scores: N gold similarities on the set's own scale.
+        score_range: lowest and highest value of that scale.
+    """
+
+    name: str
+    group: Group
+    languages: str
+    sentences1: tuple[str, ...]
+    sentences2: tuple[str, ...]
+    scores: tuple[float, ...]
+    score_range: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        low, high = self.score_range
+        if not len(self.sentences1) == len(self.sentences2) == len(self.scores):
+            raise UserError(
+                f"task {self.name}: {len(self.sentences1)} and {len(self.sentences2)} sentences with "
+                f"{len(self.scores)} scores: expected as many of each"
+            )
+        if len(set(self.scores)) < 2:
+            raise UserError(
+                f"task {self.name}: {len(self.scores)} pairs with {len(set(self.scores))} different scores: a rank "
+                "correlation needs at least two different ones"
+            )
+        for row, score in enumerate(self.scores):
+            if not low <= score <= high:  # false for NaN as well
+                raise UserError(f"task {self.name}, pair {row + 1}: score {score} is not between {low} and {high}")
+
+    @property
+    def unit_scores(self) -> list[float]:
+        """Scores mapped to 0..1, (score - low) / (high - low): what evaluators get; no correlation changes by it."""
+        low, high = self.score_range
+        return [(score - low) / (high - low) for score in self.scores]
+
+
+def load_tasks(folder: str | Path, *, names: Sequence[str] | None = None) -> list[StsTask]:
+    """Load graded pairs from a folder.
+
+    The known layout has `en/STS12.tsv` ... `en/STS16.tsv` and `en/STSb.{dev,test}.tsv` (subset, score, s1, s2),
+    `en/SICK.tsv` (split, score, s1, s2, ...), `sts17/track*.tsv` and `stsb_multi_mt/{dev,test}.LANG.tsv` (score, s1,
+    s2), in the folder itself or in its sub-folder `sts`. Any other folder: each `*.tsv` (no quoting) and `*.csv`
+    (quoted) of columns score, s1, s2 is a task named after the file, its languages read from a name such as
+    `name.en-fr.tsv`, its scale the range of its scores.
+
+    Args:
+        folder: where the files lie.
+        names: tasks to load, in this order. Of the known layout: "STS12".."STS16", "STSBenchmark",
+            "STSBenchmark-dev", "SICK-R" (all rows), "STS17" (its default pairs) or "STS17.es-en",
+            "STS17.es-en-4b" (another domain), "STSb-multi.fr", "STSb-multi.en-fr", "STSb-multi-dev.en-fr" (rows are
+            aligned, so any two languages make a cross-lingual pair). None: the seven English sets and STS17 without
+            4b; in another folder, every file.
+
+    Raises:
+        UserError: the folder is missing or has no task, a name is unknown, or a file is empty or has a malformed row
+            (the message has file and line).
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; give one with graded pairs (score, sentence 1, sentence 2)")
+    layout = next((place for place in (root, root / "sts") if (place / "en").is_dir()), None)
+    known = _known_layout(layout) if layout else _plain_files(root)
+    defaults = [name for name in known if not layout or _is_default(name)]
+    if not known or (names is None and not defaults):
+        raise UserError(f"{root}: no graded pairs; expected *.tsv or *.csv files of columns score, s1, s2")
+    wanted: list[str] = []
+    for name in defaults if names is None else names:
+        whole_set = [each for each in defaults if each.startswith(f"{name}.")] if layout else []
+        wanted += [name] if name in known or not whole_set else whole_set
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"unknown task {name!r} in {root}: choose from {_summary(known)}")
+    return [known[name]() for name in dict.fromkeys(wanted)]
+
+
+def load_mteb_task(name: str) -> list[StsTask]:
+    """Load an STS task of mteb by name, one `StsTask` per subset: "STS12", "STS17", or one subset, "STS17.en-ar".
+
+    Raises:
+        UserError: mteb is not installed, it has no such STS task or subset, or its data can't be fetched.
+    """
+    mteb = import_mteb()
+    try:
+        task, wanted = mteb.get_task(name), None
+    except KeyError as error:
+        base, _, wanted = name.rpartition(".")
+        try:
+            task = mteb.get_task(base)
+        except KeyError:
+            raise UserError(f"unknown mteb task {name!r}: {error.args[0]}") from error
+    if not isinstance(task, mteb.abstasks.sts.AbsTaskSTS):
+        raise UserError(f"mteb task {name!r} is not a set of graded pairs (STS): run it with --mteb {name}")
+    if wanted and wanted not in task.hf_subsets:
+        raise UserError(f"mteb task {base!r} has no subset {wanted!r}: choose from {', '.join(task.hf_subsets)}")
+    load_mteb_data(task)
+    return [
+        _from_mteb(task, subset, split)
+        for subset in ([wanted] if wanted else task.hf_subsets)
+        for split in task.eval_splits
+    ]
+
+
+def import_mteb() -> Any:
+    """Return the mteb package, or raise a UserError that names the extra to install."""
+    try:
+        import mteb
+        import mteb.abstasks.sts
+    except ImportError as error:
+        raise UserError("mteb is not installed: pip install 'lacos_st[mteb]'") from error
+    return mteb
+
+
+def load_mteb_data(task: Any) -> None:
+    """Fetch the data of an mteb task through mteb; a UserError where the hub can't be reached."""
+    try:
+        task.load_data()
+    except (OSError, ValueError) as error:  # ConnectionError and DatasetNotFoundError are OSErrors
+        raise UserError(
+            f"data of mteb task {task.metadata.name!r} could not be fetched ({type(error).__name__}: {error}): check "
+            "the network, or evaluate on a folder of graded pairs with --data"
+        ) from error
+
+
+def _from_mteb(task: Any, subset: str, split: str) -> StsTask:
+    dataset = task.dataset
+    rows = dataset[split] if subset not in dataset and subset == "default" else dataset[subset][split]
+    first, second = task.column_names
+    english = set(task.metadata.languages) == {"eng"} or subset == ENGLISH
+    names = [task.metadata.name] + [subset] * (subset != "default") + [split] * (len(task.eval_splits) > 1)
+    return StsTask(
+        name=".".join(names),
+        group="sts" if subset == "default" and english else "xsts",
+        languages=ENGLISH if english else "-".join(task.metadata.languages) if subset == "default" else subset,
+        sentences1=tuple(rows[first]),
+        sentences2=tuple(rows[second]),
+        scores=tuple(float(score) for score in rows["score"]),
+        score_range=(float(task.min_score), float(task.max_score)),
+    )
+
+
+def _known_layout(root: Path) -> dict[str, Callable[[], StsTask]]:
+    """Return a loader for each task whose files are there, the default tasks first, in the order of reports."""
+    known: dict[str, Callable[[], StsTask]] = {}
+    english = {f"STS{year}": f"STS{year}.tsv" for year in range(12, 17)}
+    english |= {"STSBenchmark": "STSb.test.tsv", "SICK-R": "SICK.tsv", "STSBenchmark-dev": "STSb.dev.tsv"}
+    for name, file in english.items():
+        if (root / "en" / file).is_file():
+            scale = _SICK_RANGE if name == "SICK-R" else _STS_RANGE
+            known[name] = partial(_load_file, root / "en" / file, name, "sts", ENGLISH, scale, first_column=1)
+    for path in sorted((root / "sts17").glob("track*.tsv")):
+        if match := _TRACK.fullmatch(path.stem):
+            name = f"STS17.{match[2]}" + ("-4b" if match[1] == "b" else "")
+            known[name] = partial(_load_file, path, name, "xsts", match[2], _STS_RANGE)
+    for split, prefix in (("test", "STSb-multi"), ("dev", "STSb-multi-dev")):
+        paths = {path.stem.split(".")[1]: path for path in sorted((root / "stsb_multi_mt").glob(f"{split}.*.tsv"))}
+        for one in paths:
+            for two in paths:
+                name = f"{prefix}.{one}" if one == two else f"{prefix}.{one}-{two}"
+                known[name] = partial(_load_aligned, paths[one], paths[two], name, f"{one}-{two}")
+    return known
+
+
+def _is_default(name: str) -> bool:
+    return not name.startswith("STSb-multi") and not name.endswith(("-dev", "-4b"))
+
+
+def _plain_files(root: Path) -> dict[str, Callable[[], StsTask]]:
+    known: dict[str, Callable[[], StsTask]] = {}
+    for path in sorted([*root.glob("*.tsv"), *root.glob("*.csv")]):
+        if path.stem in known:
+            raise UserError(f"{root}: {path.stem}.tsv and {path.stem}.csv would be one task: rename one of them")
+        match = _LANGUAGES_IN_STEM.search(path.stem)
+        languages = f"{match[1]}-{match[2] or match[1]}" if match else UNKNOWN_LANGUAGES
+        group: Group = "sts" if languages in (ENGLISH, UNKNOWN_LANGUAGES) else "xsts"
+        known[path.stem] = partial(_load_file, path, path.stem, group, languages, None)
+    return known
+
+
+def _load_file(
+    path: Path, name: str, group: Group, languages: str, scale: tuple[float, float] | None, *, first_column: int = 0
+) -> StsTask:
+    rows = _read_rows(path, first_column=first_column, scale=scale)
+    return _task(path, name, group, languages, scale, rows)
+
+
+def _load_aligned(path1: Path, path2: Path, name: str, languages: str) -> StsTask:
+    """Pair sentence 1 of one language's file with sentence 2 of another's; both files hold the same rows."""
+    rows1, rows2 = (_read_rows(path, first_column=0, scale=_STS_RANGE) for path in (path1, path2))
+    if [row[0] for row in rows1] != [row[0] for row in rows2]:
+        raise UserError(f"{path1} and {path2} are not aligned: expected the same scores in the same order")
+    rows = [(one[0], one[1], two[2]) for one, two in zip(rows1, rows2, strict=True)]
+    group: Group = "sts" if languages == ENGLISH else "xsts"
+    return _task(path1, name, group, languages, _STS_RANGE, rows)
+
+
+def _task(
+    path: Path, name: str, group: Group, languages: str, scale: tuple[float, float] | None, rows: Rows
+) -> StsTask:
+    scores, sentences1, sentences2 = zip(*rows, strict=True)
+    try:
+        return StsTask(name, group, languages, sentences1, sentences2, scores, scale or (min(scores), max(scores)))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _read_rows(path: Path, *, first_column: int, scale: tuple[float, float] | None) -> Rows:
+    """Read (score, s1, s2) from the three columns from first_column on; files of graded pairs alone have just three."""
+    low, high = scale or (float("-inf"), float("inf"))
+    width = first_column + 3
+    rows: Rows = []
+    for line, cells in _read_cells(path):
+        where = f"{path}, line {line}"
+        if len(cells) < width or (first_column == 0 and len(cells) != width):
+            raise UserError(f"{where}: {len(cells)} columns, expected {width} ({'..., ' * first_column}score, s1, s2)")
+        score_text, sentence1, sentence2 = cells[first_column:width]
+        if line == 1 and score_text.strip().lower() == "score":
+            continue  # a header
+        try:
+            score = float(score_text)
+        except ValueError:
+            raise UserError(f"{where}: score {score_text!r} is not a number") from None
+        if not (low <= score <= high) or score in (float("inf"), float("-inf")):
+            raise UserError(f"{where}: score {score_text!r} is not a number between {low:g} and {high:g}")
+        if not sentence1.strip() or not sentence2.strip():
+            raise UserError(f"{where}: a sentence is empty; expected two sentences")
+        rows.append((score, sentence1, sentence2))
+    if not rows:
+        raise UserError(f"{path}: no rows; expected lines of score, sentence 1, sentence 2")
+    return rows
+
+
+def _read_cells(path: Path) -> list[tuple[int, list[str]]]:
+    """Split a tsv at its tabs (no quoting), read a csv with quotes; each row with its 1-based line number."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if path.suffix == ".csv":
+                reader = csv.reader(file, strict=True)
+                return [(reader.line_num, cells) for cells in reader]
+            lines = file.read().split("\n")  # not splitlines(): sentences may hold other line separators
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} can't be read as UTF-8 {path.suffix[1:]}: {error}") from error
+    if lines[-1] == "":
+        lines.pop()
+    return [(number, line.rstrip("\r").split("\t")) for number, line in enumerate(lines, start=1)]
+
+
+def _summary(known: dict[str, Callable[[], StsTask]]) -> str:
+    """List the task names; the language pairs of aligned sets by example, they run into the hundreds."""
+    plain = [name for name in known if not name.startswith("STSb-multi") or "-" not in name.rpartition(".")[2]]
+    pairs = len(known) - len(plain)
+    return ", ".join(plain) + (f" and {pairs} cross-lingual ones such as STSb-multi.en-fr" if pairs else "")

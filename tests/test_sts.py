@@ -1,0 +1,220 @@
+"""Graded pairs: the files' shapes, the names, the messages."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lacos_st import sts
+from lacos_st.errors import UserError
+from lacos_st.sts import StsTask, load_mteb_task, load_tasks
+
+DATA = Path(os.environ.get("LACOS_DATA", Path(__file__).parents[1] / "../shared/data"))
+ROWS = "0.5\tA cat.\tA dog.\n5\tA cat.\tThe cat.\n"
+SUBSET_ROWS = "".join(f"news\t{row}\n" for row in ROWS.splitlines())
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> Path:
+    """A small folder of the known layout."""
+    root = tmp_path / "data" / "sts"
+    for folder in ("en", "sts17", "stsb_multi_mt"):
+        (root / folder).mkdir(parents=True)
+    for name in ("STS12", "STS16", "STSb.test", "STSb.dev"):
+        (root / "en" / f"{name}.tsv").write_text(SUBSET_ROWS)
+    (root / "en" / "SICK.tsv").write_text("train\t1\tA\tB\tNEUTRAL\ntest\t3\tA\tC\tENTAILMENT\n")
+    for name in ("track1.ar-ar", "track4a.es-en", "track4b.es-en", "track5.en-en"):
+        (root / "sts17" / f"{name}.tsv").write_text(ROWS)
+    (root / "stsb_multi_mt" / "test.en.tsv").write_text(ROWS)
+    (root / "stsb_multi_mt" / "test.fr.tsv").write_text("0.5\tUn chat.\tUn chien.\n5\tUn chat.\tLe chat.\n")
+    return root
+
+
+def test_known_layout_has_the_english_sets_and_the_language_pairs_without_4b(known: Path) -> None:
+    tasks = load_tasks(known)
+    assert [(task.name, task.group, task.languages) for task in tasks] == [
+        ("STS12", "sts", "en-en"),
+        ("STS16", "sts", "en-en"),
+        ("STSBenchmark", "sts", "en-en"),
+        ("SICK-R", "sts", "en-en"),
+        ("STS17.ar-ar", "xsts", "ar-ar"),
+        ("STS17.es-en", "xsts", "es-en"),
+        ("STS17.en-en", "xsts", "en-en"),
+    ]
+    assert load_tasks(known.parent) == tasks
+
+
+def test_scores_are_kept_and_scaled_by_the_set(known: Path) -> None:
+    sts12, sick = load_tasks(known, names=["STS12", "SICK-R"])
+    assert (sts12.scores, sts12.score_range, sts12.unit_scores) == ((0.5, 5.0), (0.0, 5.0), [0.1, 1.0])
+    assert (sick.scores, sick.score_range, sick.unit_scores) == ((1.0, 3.0), (1.0, 5.0), [0.0, 0.5])
+
+
+def test_names_choose_other_tracks_whole_sets_and_any_two_aligned_languages(known: Path) -> None:
+    names = ["STSb-multi.en-fr", "STS17.es-en-4b", "STS17", "STSBenchmark-dev", "STSb-multi.fr"]
+    tasks = load_tasks(known, names=names)
+    assert [task.name for task in tasks] == [
+        "STSb-multi.en-fr",
+        "STS17.es-en-4b",
+        "STS17.ar-ar",
+        "STS17.es-en",
+        "STS17.en-en",
+        "STSBenchmark-dev",
+        "STSb-multi.fr",
+    ]
+    assert (tasks[0].sentences1[0], tasks[0].sentences2[0], tasks[0].languages) == ("A cat.", "Un chien.", "en-fr")
+    assert tasks[-1].languages == "fr-fr"
+
+
+def test_unaligned_languages_are_refused(known: Path) -> None:
+    (known / "stsb_multi_mt" / "test.fr.tsv").write_text("5\tUn chat.\tUn chien.\n0.5\tUn chat.\tLe chat.\n")
+    with pytest.raises(UserError, match="not aligned"):
+        load_tasks(known, names=["STSb-multi.en-fr"])
+
+
+def test_unknown_name_is_answered_with_the_known_ones(known: Path) -> None:
+    with pytest.raises(UserError, match=r"'STS99'.*STS12, STS16, STSBenchmark, SICK-R.* cross-lingual"):
+        load_tasks(known, names=["STS99"])
+
+
+def test_any_other_folder_is_read_file_by_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.en-fr.tsv").write_text(ROWS)
+    (tmp_path / "plain.csv").write_text('score,sentence1,sentence2\n1,"one, two",three\n9,"say ""hi""",four\n')
+    (tmp_path / "uni.de.tsv").write_text('-1\tein "Hund\u2028da\tKatze\r\n1\tHund\tHund\r\n', encoding="utf-8")
+    mine, plain, uni = load_tasks(tmp_path)
+    assert (mine.name, mine.languages, mine.group) == ("mine.en-fr", "en-fr", "xsts")
+    assert (plain.languages, plain.group, plain.score_range) == ("?", "sts", (1.0, 9.0))
+    assert plain.sentences1 == ("one, two", 'say "hi"')
+    assert (uni.languages, uni.sentences1, uni.sentences2) == (
+        "de-de",
+        ('ein "Hund\u2028da', "Hund"),
+        ("Katze", "Hund"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no rows"),
+        ("1\tA\n", "line 1: 2 columns, expected 3"),
+        ("1\tA\tB\n2\tA\tB\tC\n", "line 2: 4 columns, expected 3"),
+        ("1\tA\tB\n\n2\tA\tB\n", "line 2: 1 columns"),
+        ("1\tA\tB\nhigh\tA\tB\n", "line 2: score 'high' is not a number"),
+        ("1\tA\tB\nnan\tA\tB\n", "line 2: score 'nan' is not a number between"),
+        ("1\tA\tB\ninf\tA\tB\n", "line 2: score 'inf' is not a number between"),
+        ("1\tA\tB\n2\tA\t \n", "line 2: a sentence is empty"),
+        ("1\tA\tB\n1\tA\tC\n", "2 pairs with 1 different scores"),
+    ],
+)
+def test_bad_files_are_refused_with_file_and_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "bad.tsv").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        load_tasks(tmp_path)
+    assert "bad.tsv" in str(caught.value)
+
+
+def test_score_outside_the_known_scale_is_refused(known: Path) -> None:
+    (known / "en" / "STS12.tsv").write_text(SUBSET_ROWS + "news\t5.1\tA\tB\n")
+    with pytest.raises(UserError, match=r"STS12.tsv, line 3: score '5.1' is not a number between 0 and 5"):
+        load_tasks(known, names=["STS12"])
+
+
+def test_broken_encoding_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        load_tasks(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no graded pairs"):
+        load_tasks(tmp_path)
+    (tmp_path / "bad.tsv").write_bytes(b"1\t\xff\xfe\tB\n")
+    with pytest.raises(UserError, match=r"bad.tsv can't be read as UTF-8"):
+        load_tasks(tmp_path)
+
+
+def test_task_refuses_a_nan_score() -> None:
+    with pytest.raises(UserError, match="pair 2: score nan"):
+        StsTask("x", "sts", "en-en", ("a", "b"), ("a", "b"), (1.0, float("nan")), (0.0, 5.0))
+
+
+@pytest.mark.skipif(not (DATA / "sts" / "en").is_dir(), reason=f"no graded pairs under {DATA} (set LACOS_DATA)")
+def test_shared_data_has_the_counts_of_its_readme() -> None:
+    counts = {task.name: len(task.scores) for task in load_tasks(DATA)}
+    english = {"STS12": 3108, "STS13": 1500, "STS14": 3750, "STS15": 3000, "STS16": 1186}
+    english |= {"STSBenchmark": 1379, "SICK-R": 9927}
+    tracks = dict.fromkeys(("ar-ar", "ar-en", "es-es", "es-en", "en-en", "tr-en"), 250)
+    assert counts == english | {f"STS17.{languages}": 250 for languages in tracks}
+    multi = load_tasks(DATA, names=["STSb-multi.zh", "STSb-multi.en-fr", "STSb-multi-dev.de", "STSBenchmark-dev"])
+    assert [len(task.scores) for task in multi] == [1379, 1379, 1500, 1500]
+
+
+class _StandInTask:
+    """What `load_mteb_task` asks of an mteb STS task, without the network."""
+
+    column_names = ("sentence1", "sentence2")
+    min_score, max_score, eval_splits = 0, 5, ("test",)
+
+    def __init__(self, name: str, subsets: list[str], languages: list[str]) -> None:
+        self.metadata = SimpleNamespace(name=name, languages=languages)
+        self.hf_subsets = subsets
+
+    def load_data(self) -> None:
+        rows = {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "score": [1, 5]}
+        if self.metadata.name == "Unreachable":
+            raise ConnectionError("Couldn't reach the Hub")
+        self.dataset = (
+            {"test": rows} if self.hf_subsets == ["default"] else {s: {"test": rows} for s in self.hf_subsets}
+        )
+
+
+@pytest.fixture
+def stand_in_mteb(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = {
+        "STS12": _StandInTask("STS12", ["default"], ["eng"]),
+        "STS17": _StandInTask("STS17", ["en-en", "en-ar"], ["eng", "ara"]),
+        "STS22.v2": _StandInTask("STS22.v2", ["fr"], ["fra"]),
+        "Unreachable": _StandInTask("Unreachable", ["default"], ["eng"]),
+        "Retrieval": object(),
+    }
+
+    def get_task(name: str) -> object:
+        if name not in tasks:
+            raise KeyError(f"KeyError: '{name}' not found.")
+        return tasks[name]
+
+    module = SimpleNamespace(get_task=get_task, abstasks=SimpleNamespace(sts=SimpleNamespace(AbsTaskSTS=_StandInTask)))
+    monkeypatch.setattr(sts, "import_mteb", lambda: module)
+
+
+@pytest.mark.usefixtures("stand_in_mteb")
+def test_mteb_tasks_become_one_task_per_subset() -> None:
+    (sts12,) = load_mteb_task("STS12")
+    assert (sts12.name, sts12.group, sts12.languages, sts12.unit_scores) == ("STS12", "sts", "en-en", [0.2, 1.0])
+    assert [(t.name, t.group, t.languages) for t in load_mteb_task("STS17")] == [
+        ("STS17.en-en", "xsts", "en-en"),
+        ("STS17.en-ar", "xsts", "en-ar"),
+    ]
+    assert [task.name for task in load_mteb_task("STS17.en-ar")] == ["STS17.en-ar"]
+    assert [task.name for task in load_mteb_task("STS22.v2")] == ["STS22.v2.fr"]
+
+
+@pytest.mark.usefixtures("stand_in_mteb")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("STS99", "unknown mteb task 'STS99'"),
+        ("STS17.xx-yy", "no subset 'xx-yy': choose from en-en, en-ar"),
+        ("Retrieval", "not a set of graded pairs"),
+        ("Unreachable", r"could not be fetched \(ConnectionError.*--data"),
+    ],
+)
+def test_bad_mteb_tasks_are_refused(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_mteb_task(name)
+
+
+def test_missing_mteb_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    with pytest.raises(UserError, match=r"pip install 'lacos_st\[mteb\]'"):
+        load_mteb_task("STS12")
