@@ -1,0 +1,121 @@
+"""The four methods: which rows, which weights and which loss each of them trains."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from lacos_st.data import load_nli, load_pairs, remove_overlap
+from lacos_st.embedded import resolve
+from lacos_st.errors import UserError
+from lacos_st.settings import ADAPTER_METHODS, TrainConfig
+from lacos_st.sts import load_tasks
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+def load_rows(config: TrainConfig) -> tuple[Dataset, Dataset | None]:
+    """The rows to train on and those of the validation loss.
+
+    A split puts rows that share their first sentence on one side (an SNLI premise has several hypotheses).
+
+    Raises:
+        UserError: the data cannot be used, or nothing is left of it.
+    """
+    load = load_nli if config.method == "sbert" else load_pairs
+    rows = load(config.data, seed=config.seed, max_rows=config.max_rows)
+    if config.exclude_sts:
+        tasks = [task for folder in config.exclude_sts for task in load_tasks(folder)]
+        rows, _ = remove_overlap(rows, {text for task in tasks for text in (*task.sentences1, *task.sentences2)})
+    held_out = load(config.eval_data, seed=config.seed) if config.eval_data else None
+    wanted = min(config.eval_rows, len(rows) // 10)
+    if held_out is None and wanted:
+        rows, held_out = _split(rows, wanted)
+    if len(rows) < 2:
+        raise UserError(f"{len(rows)} training rows are left: expected at least 2 (in-batch negatives need company)")
+    return rows, held_out
+
+
+def _split(rows: Dataset, wanted: int) -> tuple[Dataset, Dataset | None]:
+    """Set aside at most `wanted` rows, whole groups of one first sentence; the rows come shuffled."""
+    firsts = rows[rows.column_names[0]]
+    counts = Counter(firsts)
+    chosen: set[str] = set()
+    taken = 0
+    for first, count in counts.items():
+        if taken + count <= wanted:
+            chosen.add(first)
+            taken += count
+    kept = [place for place, first in enumerate(firsts) if first not in chosen]
+    aside = [place for place, first in enumerate(firsts) if first in chosen]
+    return rows.select(kept), rows.select(aside) if aside else None
+
+
+def build_model(config: TrainConfig) -> SentenceTransformer:
+    """The encoder to be trained: 8-bit base (lacos), float base (lora), each with fresh adapters, or neither.
+
+    Raises:
+        UserError: the base cannot be used.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    from lacos_st.adapters import check_frozen
+    from lacos_st.pooling import Pooling
+    from lacos_st.transformer import BloomLoRA8bit, LoRA8bit, encoder
+
+    device = "cpu" if config.cpu else None
+    options: dict[str, Any] = {
+        "lora_rank": config.lora_rank,
+        "code": config.code if config.method == "lacos" else None,
+        "max_seq_length": config.max_seq_length,
+        "model_kwargs": {"dtype": getattr(torch, config.dtype)},
+    }
+    if config.revision is not None:
+        options["model_kwargs"]["revision"] = config.revision
+        options |= {name: {"revision": config.revision} for name in ("config_kwargs", "processor_kwargs")}
+    if config.method == "lacos":
+        options["block_size"] = config.block_size
+    if config.method in ADAPTER_METHODS:
+        targets = config.lora_targets
+        options |= {
+            "lora_alpha": config.lora_alpha,
+            "lora_dropout": config.lora_dropout,
+            "lora_targets": targets[0] if len(targets) == 1 else list(targets),
+            "adapter_dtype": config.adapter_dtype,
+        }
+    if config.alibi == "exact":
+        module = cast(LoRA8bit, encoder(config.base, device="cpu", **options)[0])
+    else:
+        module = BloomLoRA8bit(config.base, alibi=config.alibi, **options)
+    if config.gradient_checkpointing:
+        _checkpoint_activations_(module.model)
+    pooling = Pooling(module.get_embedding_dimension(), pooling_mode=config.pooling)
+    model = SentenceTransformer(modules=[module, pooling], device=device)
+    if config.method in ADAPTER_METHODS:
+        check_frozen(model)
+    # A base that is a folder has no page on the hub that the model card could name.
+    model.model_card_data.local_files_only = Path(resolve(config.base)).exists()
+    return model
+
+
+def _checkpoint_activations_(model: PreTrainedModel) -> None:
+    """Recompute activations in the backward; on the model itself, as the trainer's way does not know modules."""
+    new_name = getattr(model, "activation_checkpointing_enable", None)  # older releases lack it
+    (new_name or model.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
+def build_loss(config: TrainConfig, model: SentenceTransformer) -> nn.Module:
+    """The stock loss of the method: softmax over three classes for sbert, in-batch negatives for the others."""
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss, SoftmaxLoss
+
+    if config.method == "sbert":
+        dimension = model.get_embedding_dimension()
+        assert dimension is not None
+        return SoftmaxLoss(model, dimension, num_labels=3)
+    return MultipleNegativesRankingLoss(model, scale=config.scale)

@@ -1,0 +1,155 @@
+"""`TrainConfig`: what a training run is told. Nothing here needs torch, so that `lacos-st --help` is quick.
+
+>>> TrainConfig.from_mapping({"base": "b", "data": "pairs.tsv", "output": "run", "lr": "1e-3"}).resolved().lr
+0.001
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from lacos_st.errors import UserError
+from lacos_st.options import build_options, option, read_yaml, required
+
+Method = Literal["lacos", "lora", "full", "sbert"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Pooling = Literal["mean", "weightedmean", "lasttoken", "cls", "max", "mean_sqrt_len_tokens"]
+
+# lacos, lora: the highest of the paper's grid {1e-4, 2e-5, 5e-5}, as adapters bear more than whole models do.
+# full: the paper gives no rate for its full fine-tuning; 2e-5 is the one of its grid that SBERT uses too.
+# sbert: Reimers & Gurevych 2019, section 3.1.
+DEFAULT_LR: dict[str, float] = {"lacos": 1e-4, "lora": 1e-4, "full": 2e-5, "sbert": 2e-5}
+PAPER_RANK = 4  # the best rank at 560m
+ADAPTER_METHODS = ("lacos", "lora")
+RUN_CONTROL = ("overwrite", "resume")  # how a run is started, not what it computes: not written to train.yaml
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Every option of `lacos-st train`; what each one means stands in its `help`, which the command line shows too.
+
+    The defaults are the paper's (arXiv 2305.06404) where it names a value. It prints no temperature in its equation
+    (2): `scale` is that of the stock MultipleNegativesRankingLoss, cosines times 20.
+    """
+
+    base: str = required("the model to start from: a hub name, a folder, or an embedded model (bloom-nano, bert-nano)")
+    data: tuple[str, ...] = required("training data: files, folders or hub names (owner/name:config@split); mixed")
+    output: str = required("the run's folder: model/, checkpoints/, train.yaml and log.jsonl are written into it")
+    method: Method = option(
+        "lacos",
+        "lacos: 8-bit base + LoRA; lora: float base + LoRA; full: every weight; these three with in-batch negatives. "
+        "sbert: every weight, softmax over three NLI classes (the baseline)",
+    )
+    revision: str | None = option(None, "revision of a base from the hub")
+
+    pooling: Pooling = option("mean", "how token embeddings become one sentence embedding")
+    max_seq_length: int | None = option(None, "tokens kept of a sentence; none: what the base allows")
+    lora_rank: int | None = option(None, f"rank of the adapters; none: {PAPER_RANK} (lacos, lora)")
+    lora_alpha: float | None = option(None, "adapters are scaled by alpha/rank; none: alpha = rank")
+    lora_dropout: float = option(0.0, "dropout before the adapters")
+    lora_targets: tuple[str, ...] = option(("paper",), "layers with adapters: paper, all-linear, or their names")
+    adapter_dtype: Literal["float32", "bfloat16"] = option("float32", "dtype of the adapters")
+    code: Literal["dynamic", "linear"] = option("dynamic", "8-bit code of the base (lacos)")
+    block_size: int = option(256, "weights per absmax (lacos)")
+    alibi: Literal["exact", "reference"] = option("exact", "how BLOOM's position bias is computed")
+    dtype: Dtype = option("float32", "dtype of the weights that are not stored in 8 bit")
+
+    scale: float = option(20.0, "factor on the cosines in the loss, 1/temperature (not sbert)")
+    optimizer: Literal["adam8bit", "adamw"] = option("adam8bit", "adam8bit: 8-bit Adam of bitsandbytes")
+    lr: float | None = option(None, "peak learning rate; none: 1e-4 (lacos, lora), 2e-5 (full, sbert)")
+    batch_size: int = option(32, "pairs in a batch: each one sees batch_size - 1 negatives")
+    epochs: float = option(1.0, "passes over the data")
+    max_steps: int | None = option(None, "stop after so many steps, whatever epochs says")
+    warmup: float = option(0.1, "steps over which the learning rate rises: below 1 a part of all, else their number")
+    scheduler: Literal["linear", "cosine", "constant_with_warmup"] = option("linear", "learning rate after warm-up")
+    weight_decay: float = option(0.0, "decoupled weight decay; 0 makes AdamW plain Adam")
+    max_grad_norm: float = option(1.0, "gradients are clipped to this norm; 0 leaves them")
+    autocast: Literal["bfloat16", "float16"] | None = option(None, "mixed precision during training")
+    gradient_checkpointing: bool = option(False, "recompute activations instead of keeping them")
+    seed: int = option(42, "seed of the adapters, the order of the data and the validation split")
+
+    max_rows: int | None = option(None, "rows to keep of all the data, after shuffling; see load_pairs")
+    exclude_sts: tuple[str, ...] = option((), "folders of graded pairs: rows with one of their sentences are left out")
+    allow_duplicates: bool = option(False, "let a text stand twice in a batch (a false negative)")
+    eval_rows: int = option(500, "rows split off for the validation loss, a tenth of the data at most; 0: none")
+    eval_data: tuple[str, ...] = option((), "validation data of their own instead of a split")
+    eval_sts: str | None = option(None, "file of graded pairs (score, s1, s2 as last columns) scored during training")
+    eval_steps: int | None = option(None, "steps between evaluations, each with a checkpoint; none: a tenth of all")
+    best: Literal["loss", "sts"] = option("loss", "what the kept checkpoint is best at")
+
+    log_steps: int = option(10, "steps between lines of the log")
+    progress: bool = option(True, "show a progress bar")
+    cpu: bool = option(False, "train on the CPU even where there is a GPU")
+    overwrite: bool = option(False, "replace the run that the output folder holds; other files in it are left alone")
+    resume: bool = option(False, "go on from the last checkpoint in the output folder")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], *, source: str = "options") -> TrainConfig:
+        """Check names and types, converting text to numbers (YAML 1.1 reads `1e-4` as text).
+
+        Raises:
+            UserError: A key is unknown, a required one is missing, or a value is not of the option's type.
+        """
+        return cast(TrainConfig, build_options(cls, values, source=source))
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, **overrides: Any) -> TrainConfig:
+        """The options in a YAML file, with `overrides` on top; raises as `from_mapping` and `read_yaml`."""
+        return cls.from_mapping({**read_yaml(path), **overrides}, source=str(path))
+
+    def to_yaml(self) -> str:
+        """Every option that shapes the result, as the YAML text that `from_yaml` reads back to an equal config."""
+        import yaml
+
+        values = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+        for name in RUN_CONTROL:
+            del values[name]
+        return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+    def resolved(self) -> TrainConfig:
+        """The same run with the method's defaults filled in.
+
+        Raises:
+            UserError: The options contradict each other or a number is out of range.
+        """
+        adapters = self.method in ADAPTER_METHODS
+        rank = (PAPER_RANK if adapters else 0) if self.lora_rank is None else self.lora_rank
+        if adapters and rank < 1:
+            raise UserError(f"lora_rank is {rank} for method {self.method}, which trains adapters only: give 1 or more")
+        if not adapters and rank != 0:
+            raise UserError(f"method {self.method} trains every weight: leave out lora_rank ({rank}), or use lora")
+        if self.overwrite and self.resume:
+            raise UserError("overwrite and resume exclude each other: give one of them")
+        if self.best == "sts" and self.eval_sts is None:
+            raise UserError("best is 'sts' but there is no eval_sts: name a file of graded pairs")
+        if self.best == "loss" and self.eval_sts is not None and self.eval_rows == 0 and not self.eval_data:
+            raise UserError("best is 'loss' but there are no validation rows: set best to 'sts', or eval_rows above 0")
+        lr = DEFAULT_LR[self.method] if self.lr is None else self.lr
+        config = dataclasses.replace(self, lora_rank=rank, lr=lr)
+        for name, low in _AT_LEAST.items():
+            value = getattr(config, name)
+            if value is not None and not (value >= low and value < float("inf")):
+                raise UserError(f"{name} is {value}: expected {low} or more")
+        for name in ("lr", "scale", "epochs"):
+            if not 0 < getattr(config, name) < float("inf"):
+                raise UserError(f"{name} is {getattr(config, name)}: expected a number above 0")
+        return config
+
+
+_AT_LEAST = {
+    "batch_size": 2,  # a batch of one has no negative
+    "max_steps": 1,
+    "max_rows": 1,
+    "eval_rows": 0,
+    "eval_steps": 1,
+    "log_steps": 1,
+    "warmup": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "max_seq_length": 1,
+    "seed": 0,
+}

@@ -1,0 +1,134 @@
+"""`LacosTrainer`: the stock trainer, but for restoring a checkpoint; and the callbacks that log and stop a run."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers.base.modules import Module
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from lacos_st.adapters import adapter_parameters, is_quantized
+from lacos_st.errors import UserError
+from lacos_st.transformer import LoRA8bit
+
+LOSS_FILE = "loss.safetensors"
+
+
+class LacosTrainer(SentenceTransformerTrainer):
+    """The stock trainer with a `_load_from_checkpoint` that never touches a frozen base.
+
+    The stock method (resume and `load_best_model_at_end`) loads the whole model anew in float and copies it over the
+    one that is being trained; into int8 tensors it truncates, which leaves a base of zeros, without an error. Here the
+    first module takes back its adapter, the others the weights they have, and a loss with weights of its own
+    (SoftmaxLoss) those that `LossWeights` wrote, which the stock checkpoint leaves out.
+    """
+
+    def _load_from_checkpoint(self, checkpoint_path: str) -> None:  # type: ignore[override]
+        """Restore what is trained from `checkpoint_path`.
+
+        Raises:
+            UserError: the checkpoint is broken or does not fit.
+        """
+        assert isinstance(self.loss, nn.Module)  # a loss per data set would be a dict
+        try:
+            _restore(self.model, Path(checkpoint_path))
+            if (file := Path(checkpoint_path, LOSS_FILE)).is_file():
+                self.loss.load_state_dict(load_file(file, device=str(self.model.device)), strict=False)
+            elif own_weights(self.loss):
+                raise UserError(f"{file} is missing: the checkpoint was not written by LacosTrainer")
+        except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+            raise UserError(f"checkpoint {checkpoint_path} cannot be restored: {error}") from error
+
+    def _load_best_model(self) -> None:
+        """As the stock method, but a checkpoint that cannot be loaded is an error, not a line in the log."""
+        assert self.state.best_model_checkpoint is not None
+        self.model.model_card_data.set_best_model_step(int(self.state.best_model_checkpoint.rsplit("-", 1)[-1]))
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def _restore(model: SentenceTransformer, folder: Path) -> None:
+    entries = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    for module, entry in zip(model, entries, strict=True):
+        if isinstance(module, LoRA8bit) and (adapter_parameters(module.model) or is_quantized(module.model)):
+            module.restore_adapter(folder)
+        elif isinstance(module, Module) and module.state_dict():
+            saved = type(module).load(str(folder), subfolder=entry["path"])
+            module.load_state_dict(saved.state_dict())
+
+
+def own_weights(loss: nn.Module) -> dict[str, Any]:
+    """The weights of a loss that are not its model's: tensors by name."""
+    return {name: tensor for name, tensor in loss.state_dict().items() if not name.startswith("model.")}
+
+
+def check_checkpoint(folder: Path) -> None:
+    """That every file which resuming reads is whole: archives by their checksums, tensors by their length.
+
+    Raises:
+        UserError: one is missing, truncated or damaged.
+    """
+    try:
+        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            with zipfile.ZipFile(folder / name) as archive:
+                if damaged := archive.testzip():
+                    raise ValueError(f"{name}: {damaged} is damaged")
+        for file in folder.rglob("*.safetensors"):
+            with safe_open(file, framework="pt"):
+                pass
+    except (OSError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
+        raise UserError(
+            f"checkpoint {folder} is broken ({error}): delete this folder to resume from the one before it, or train "
+            "anew with --overwrite"
+        ) from error
+
+
+class RunLog(TrainerCallback):
+    """Writes every log of the trainer as a line of JSON: step, epoch, and the figures."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Append the figures in `kwargs["logs"]`."""
+        row = {"step": state.global_step, "epoch": state.epoch, **kwargs["logs"]}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+class StopOnNonFinite(TrainerCallback):
+    """Ends a run whose loss is NaN or infinite. The trainer logs before it saves, so no such state is kept."""
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Raises UserError on a training or validation loss that is not finite."""
+        for name in ("loss", "eval_loss"):
+            value = kwargs["logs"].get(name)
+            if value is not None and not math.isfinite(value):
+                what = "training" if name == "loss" else "validation"
+                raise UserError(
+                    f"the {what} loss was {value} at step {state.global_step} (peak learning rate "
+                    f"{args.learning_rate:g}): train anew with a lower learning rate, a longer warm-up, or without "
+                    "autocast to float16"
+                )
+
+
+class LossWeights(TrainerCallback):
+    """Adds the loss's own weights to each checkpoint: without them a resumed SoftmaxLoss would start anew."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        self.loss = loss
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write `loss.safetensors` into the checkpoint of this step."""
+        if weights := own_weights(self.loss):
+            folder = Path(str(args.output_dir), f"checkpoint-{state.global_step}")
+            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / LOSS_FILE)

@@ -1,0 +1,237 @@
+"""`train`: one run of any of the four methods, on the stock trainer, losses and evaluators."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from lacos_st.errors import UserError
+from lacos_st.methods import build_loss, build_model, load_rows
+from lacos_st.runs import RunFolder
+from lacos_st.settings import ADAPTER_METHODS, TrainConfig
+from lacos_st.sts import load_tasks
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
+    from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+
+    from lacos_st.transformer import LoRA8bit
+
+logger = logging.getLogger(__name__)
+
+OPTIMIZERS = {"adam8bit": "adamw_bnb_8bit", "adamw": "adamw_torch"}
+EVALUATIONS_PER_RUN = 10
+EVALUATOR_NAME = "sts"
+BEST_METRIC = {"loss": "eval_loss", "sts": f"eval_{EVALUATOR_NAME}_spearman_max"}
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    Attributes:
+        model: the trained model, at its best checkpoint.
+        model_path: where it was saved.
+        config: the run's options with everything filled in, as in `train.yaml`.
+        train_rows: rows trained on, validation left out.
+        eval_rows: rows of the validation loss.
+        steps: optimiser steps of the whole run, earlier parts included.
+        train_loss: mean loss over this call's steps.
+        best_metric: best validation loss or, with `best="sts"`, best Spearman (max over the four); None without
+            validation.
+        best_step: the step at which it was reached.
+        trainable_parameters: how many numbers were trained.
+        seconds: wall time of the training loop.
+    """
+
+    model: SentenceTransformer
+    model_path: Path
+    config: TrainConfig
+    train_rows: int
+    eval_rows: int
+    steps: int
+    train_loss: float
+    best_metric: float | None
+    best_step: int | None
+    trainable_parameters: int
+    seconds: float
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Train a sentence encoder and save it to `config.output/model`.
+
+    lacos, lora and full minimise the stock MultipleNegativesRankingLoss over pairs (anchor, positive); sbert the stock
+    SoftmaxLoss over NLI rows of three classes. Everything that can be refused is refused before the output folder is
+    touched; the model appears in it whole or not at all.
+
+    Args:
+        config: every option; `train.yaml` in the output folder is the one that reproduces the run.
+
+    Raises:
+        UserError: base, data, options or output folder cannot be used, or the loss became NaN or infinite.
+    """
+    from transformers import set_seed
+
+    config = config.resolved()
+    folder = RunFolder(Path(config.output))
+    folder.check(config)
+    train_rows, eval_rows = load_rows(config)
+    evaluator = _evaluator(config)
+    set_seed(config.seed)
+    model = build_model(config)
+    config = replace(config, revision=config.revision or getattr(model[0].config, "_commit_hash", None))
+    was_there = folder.path.exists()
+    folder.start(config)
+    try:
+        result = _run(config, folder, model, train_rows, eval_rows, evaluator)
+    except BaseException:
+        if folder.last_checkpoint() is None:
+            folder.clear(and_folder=not was_there)
+        else:
+            logger.warning("%s keeps the checkpoints up to %s", folder.path, folder.last_checkpoint())
+        raise
+    logger.info("model saved to %s after %d steps (%.0f s)", result.model_path, result.steps, result.seconds)
+    return result
+
+
+def _run(
+    config: TrainConfig,
+    folder: RunFolder,
+    model: SentenceTransformer,
+    train_rows: Dataset,
+    eval_rows: Dataset | None,
+    evaluator: EmbeddingSimilarityEvaluator | None,
+) -> TrainResult:
+    from lacos_st.checkpoint import base_hash
+    from lacos_st.trainer import LacosTrainer, LossWeights, RunLog, StopOnNonFinite, check_checkpoint
+
+    checkpoint = folder.last_checkpoint() if config.resume else None
+    if checkpoint is not None:
+        check_checkpoint(checkpoint)
+    frozen = config.method in ADAPTER_METHODS
+    base = cast("LoRA8bit", model[0]).model
+    hash_before = base_hash(base) if frozen else None
+    loss = build_loss(config, model)
+    trainer = LacosTrainer(
+        model=model,
+        args=_arguments(
+            config, folder, rows=len(train_rows), eval_rows=len(eval_rows or ()), sts=evaluator is not None
+        ),
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
+        loss=loss,
+        evaluator=evaluator,
+        callbacks=[StopOnNonFinite(), RunLog(folder.log), LossWeights(loss)],
+    )
+    start = time.perf_counter()
+    output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    seconds = time.perf_counter() - start
+    if frozen and base_hash(base) != hash_before:
+        raise RuntimeError(f"training changed the frozen base of {config.base}: nothing was saved; please report this")
+    model.eval()
+    _save(model, folder)
+    return TrainResult(
+        model=model,
+        model_path=folder.model,
+        config=config,
+        train_rows=len(train_rows),
+        eval_rows=len(eval_rows or ()),
+        steps=trainer.state.global_step,
+        train_loss=output.training_loss,
+        best_metric=trainer.state.best_metric,
+        best_step=trainer.state.best_global_step,
+        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        seconds=seconds,
+    )
+
+
+def _evaluator(config: TrainConfig) -> EmbeddingSimilarityEvaluator | None:
+    """The stock evaluator on the graded pairs of `eval_sts`; all four similarities, as the paper takes their best."""
+    if config.eval_sts is None:
+        return None
+    from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+
+    file = Path(config.eval_sts)
+    if not file.is_file():
+        raise UserError(f"eval_sts {file} is no file: name a .tsv or .csv of columns score, sentence 1, sentence 2")
+    (task,) = load_tasks(file.parent, names=[file.stem])
+    return EmbeddingSimilarityEvaluator(
+        list(task.sentences1),
+        list(task.sentences2),
+        task.unit_scores,
+        batch_size=config.batch_size,
+        name=EVALUATOR_NAME,
+        similarity_fn_names=["cosine", "manhattan", "euclidean", "dot"],
+        write_csv=False,  # the figures go to log.jsonl
+    )
+
+
+def _arguments(
+    config: TrainConfig, folder: RunFolder, *, rows: int, eval_rows: int, sts: bool
+) -> SentenceTransformerTrainingArguments:
+    """`config` in the stock trainer's words."""
+    import torch
+    from sentence_transformers import SentenceTransformerTrainingArguments
+    from sentence_transformers.sentence_transformer.training_args import BatchSamplers
+
+    total = config.max_steps or math.ceil(math.ceil(rows / config.batch_size) * config.epochs)
+    every = config.eval_steps or max(1, math.ceil(total / EVALUATIONS_PER_RUN))
+    evaluates = bool(eval_rows) or sts
+    assert config.lr is not None  # `resolved` has filled it in
+    return SentenceTransformerTrainingArguments(
+        output_dir=str(folder.checkpoints),
+        seed=config.seed,
+        use_cpu=config.cpu,
+        dataloader_pin_memory=torch.cuda.is_available() and not config.cpu,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        batch_sampler=BatchSamplers.BATCH_SAMPLER
+        if config.allow_duplicates or config.method == "sbert"  # no negatives in a batch, so no false ones
+        else BatchSamplers.NO_DUPLICATES,
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps or -1,
+        optim=OPTIMIZERS[config.optimizer],
+        learning_rate=config.lr,
+        lr_scheduler_type=config.scheduler,
+        warmup_steps=config.warmup,  # below 1 a part of all steps
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.autocast == "bfloat16",
+        fp16=config.autocast == "float16",
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=every,
+        eval_on_start=evaluates and not config.resume,  # the log's first line: the loss before training
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=1,  # the last one, and the best
+        load_best_model_at_end=evaluates,
+        metric_for_best_model=BEST_METRIC[config.best if eval_rows else "sts"] if evaluates else None,
+        greater_is_better=(config.best == "sts" or not eval_rows) if evaluates else None,
+        logging_steps=config.log_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,  # the stock default hides a NaN loss
+        disable_tqdm=not config.progress,
+        report_to="none",
+    )
+
+
+def _save(model: SentenceTransformer, folder: RunFolder) -> None:
+    """Write the model beside its place, then move it there: whole or not at all."""
+    new, old = folder.path / ".model.new", folder.path / ".model.old"
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        model.save_pretrained(str(new))
+        shutil.copy(folder.config, new / folder.config.name)
+        if folder.model.exists():
+            folder.model.rename(old)
+        new.rename(folder.model)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
