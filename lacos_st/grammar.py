@@ -34,8 +34,6 @@ WEIGHTS = {"agent": 1.0, "verb": 1.0, "patient": 1.0, "number": 0.5, "adjective"
 _Row = TypeVar("_Row", "NliRow", "GradedRow")
 LABELS = ("entailment", "neutral", "contradiction")
 _TRIES_PER_ROW = 2000  # draws of the wrong part or of a known row are thrown away; this many: nothing new is left
-    200  # a draw fails about two times in three (the other part, or a row that is there); 200 mean no supply
-)
 
 
 class NliRow(NamedTuple):
@@ -132,9 +130,9 @@ def write(
 ) -> list[Path]:
     """Write the demo's data: UTF-8, tab-separated, no header, no quoting, LF.
 
-    `nli/train.<language>.tsv` (label, premise, hypothesis) for each language, `sts/grammar.<l>-<l>.tsv`
-    (score, sentence1, sentence2) for each language with itself and `sts/grammar.en-<l>.tsv` for English with each of the others;
-    `load_pairs` and `load_nli` read the folder `nli`, `load_tasks` reads the folder `sts`.
+    `nli/train.<language>.tsv` (label, premise, hypothesis) for each language; `sts/grammar.<l>-<l>.tsv` (score,
+    sentence1, sentence2) for each language with itself, `sts/grammar.en-<l>.tsv` for English with each other one.
+    `load_pairs` and `load_nli` read the folder `nli`; `load_tasks` reads the folder `sts`.
 
     Args:
         folder: Made where it is missing; files of these names are replaced.
