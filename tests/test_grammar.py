@@ -58,7 +58,7 @@ def test_no_evaluation_sentence_occurs_in_training(language: str) -> None:
     own = graded_rows(500, language1=language, language2=language)
     crossed = graded_rows(500, language1="en", language2=language)
     evaluation = {text for row in own for text in row[1:]} | {row.sentence2 for row in crossed}
-    assert len(evaluation) > 1000
+    assert len(evaluation) > 900
     assert not training & evaluation
 
 
