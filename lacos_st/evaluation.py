@@ -197,7 +197,7 @@ def evaluate_mteb(
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": _versions("mteb"),
             "baseline": baseline_name,
-            "models": {name: [each.to_dict() for each in found] for name, found in scores.items()},
+            "models": {name: [each.model_dump(mode="json") for each in found] for name, found in scores.items()},
         }
         _write(output_dir, {"mteb.json": _json(record), "mteb.md": table})
     return table

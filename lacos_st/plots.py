@@ -37,7 +37,9 @@ def plot_scores(results: Results, path: str | Path, *, figure: Figure = "max") -
     except ImportError as error:
         raise UserError("matplotlib is not installed: pip install 'lacos_st[plot]'") from error
     labels, positions, heights = _bars(results, figure)
-    canvas = Canvas(figsize=(max(6.0, 1.2 + 0.42 * len(results.models) * len(labels)), 4.5), layout="constrained")
+    canvas = Canvas(
+        figsize=(max(6.0, 1.2 + (0.25 * len(results.models) + 0.15) * len(labels)), 4.5), layout="constrained"
+    )
     _draw(canvas.subplots(), results, labels, positions, heights)
     title = "max over four similarities" if figure == "max" else "cosine similarity"
     canvas.suptitle(f"Spearman correlation with human scores x100, {title}", fontsize=11)
