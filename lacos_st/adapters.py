@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from peft import LoraConfig
-from peft.tuners.lora import Embedding as LoraEmbedding
-from peft.tuners.lora import Linear as LoraLinear
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -18,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lacos_st.errors import UserError
-from lacos_st.linear import Embedding8bit, Linear8bit, Stored8bit
+from lacos_st.linear import Stored8bit
 
 ADAPTER = "default"
 """Name of the one adapter of a model, peft's own default."""
@@ -35,31 +33,6 @@ FEED_FORWARD = {
 
 GATED_FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 """The names that Llama, Qwen, Gemma, Mistral and their kin share."""
-
-_NO_MERGE = (
-    "merging LoRA into 8-bit weights would quantise them a second time and lose part of the adapter: merge into the "
-    "16-bit base instead, or call lacos_st.dequantize_(model) first"
-)
-
-
-class LoraLinear8bit(LoraLinear):
-    """peft's LoRA on a `Linear8bit`; refuses to be merged."""
-
-    def merge(self, *args: Any, **kwargs: Any) -> None:
-        """Always raises UserError, see the message."""
-        if isinstance(self.get_base_layer(), Stored8bit):
-            raise UserError(_NO_MERGE)
-        super().merge(*args, **kwargs)
-
-
-class LoraEmbedding8bit(LoraEmbedding):
-    """peft's LoRA on an `Embedding8bit`; refuses to be merged."""
-
-    def merge(self, *args: Any, **kwargs: Any) -> None:
-        """Always raises UserError, see the message."""
-        if isinstance(self.get_base_layer(), Stored8bit):
-            raise UserError(_NO_MERGE)
-        super().merge(*args, **kwargs)
 
 
 def lora_layers(model: PreTrainedModel, targets: str | Sequence[str] = "paper") -> list[str]:
@@ -129,7 +102,6 @@ def add_lora_(
         target_modules=lora_layers(model, targets),
         task_type="FEATURE_EXTRACTION",
     )
-    config._register_custom_module({Linear8bit: LoraLinear8bit, Embedding8bit: LoraEmbedding8bit})
     model.add_adapter(config, adapter_name=ADAPTER)
     for parameter in adapter_parameters(model).values():
         parameter.data = parameter.data.to(dtype)
@@ -181,7 +153,7 @@ def save_adapter(model: PreTrainedModel, folder: Path, *, base_name: str, revisi
     weights = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
     weights = {f"base_model.model.{name}": tensor.detach().contiguous() for name, tensor in weights.items()}
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = model.peft_config[ADAPTER]
+    config = cast(LoraConfig, model.peft_config[ADAPTER])
     config.base_model_name_or_path, config.revision = base_name, revision
     was = config.inference_mode
     config.inference_mode = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import cast
 
 import torch
 from bitsandbytes.functional import create_dynamic_map, create_linear_map
@@ -42,9 +43,9 @@ def code_table(code: str, device: torch.device | str = "cpu") -> torch.Tensor:
         ValueError: `code` is not one of `CODES`.
     """
     if code == "dynamic":
-        return create_dynamic_map().to(device)
+        return cast(torch.Tensor, create_dynamic_map().to(device))
     if code == "linear":
-        return create_linear_map().to(device)
+        return cast(torch.Tensor, create_linear_map().to(device))
     raise ValueError(f"code={code!r} is unknown: choose one of {', '.join(CODES)}")
 
 
@@ -110,9 +111,10 @@ def dequantize(
         (rows, columns) in `dtype`.
     """
     table = code_table(code, codes.device)
-    return torch.ops.bitsandbytes.dequantize_blockwise.default(
+    values = torch.ops.bitsandbytes.dequantize_blockwise.default(
         codes.contiguous(), absmax.contiguous(), table, block_size, dtype
     )
+    return cast(torch.Tensor, values)
 
 
 def quantization_error(tensor: torch.Tensor, *, block_size: int = BLOCK_SIZE, code: str = "dynamic") -> BlockwiseError:

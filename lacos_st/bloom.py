@@ -6,7 +6,7 @@ attention goes sequence by sequence with one ALiBi bias for the whole batch; GEL
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -21,7 +21,9 @@ from lacos_st.attention import RaggedLayout, alibi_bias, attend, padded_to_flat,
 class LeanBloomBlock(BloomBlock):
     """One BLOOM layer over a flat batch; its parameters are those of transformers' `BloomBlock`."""
 
-    def forward(self, hidden: torch.Tensor, layout: RaggedLayout, bias: torch.Tensor) -> torch.Tensor:
+    def forward(  # type: ignore[override]
+        self, hidden: torch.Tensor, layout: RaggedLayout, bias: torch.Tensor
+    ) -> torch.Tensor:
         """One layer.
 
         Args:
@@ -46,7 +48,7 @@ class LeanBloomBlock(BloomBlock):
         query, key, value = fused.unbind(2)
         rate = attention.attention_dropout.p if self.training else 0.0
         mixed = attend(query, key, value, layout, scale=attention.inv_norm_factor, bias=bias, dropout=rate)
-        return attention.dense(mixed.flatten(1))
+        return cast(torch.Tensor, attention.dense(mixed.flatten(1)))
 
     def _drop(self, hidden: torch.Tensor) -> torch.Tensor:
         return dropout(hidden, self.hidden_dropout, self.training) if self.hidden_dropout else hidden
@@ -82,7 +84,7 @@ class BloomEncoder(BloomModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPastAndCrossAttentions | tuple[torch.Tensor, ...]:
+    ) -> BaseModelOutputWithPastAndCrossAttentions | tuple[Any, ...]:
         """Encode a padded or a flat batch.
 
         Args:
@@ -104,7 +106,9 @@ class BloomEncoder(BloomModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if kwargs.get("past_key_values") is not None or kwargs.get("output_attentions") or kwargs.get("use_cache"):
-            raise ValueError("BloomEncoder has no key-value cache and no attention weights: use transformers' BloomModel")
+            raise ValueError(
+                "BloomEncoder has no key-value cache and no attention weights: use transformers' BloomModel"
+            )
         tokens = input_ids if input_ids is not None else inputs_embeds
         assert tokens is not None
         rows, columns = tokens.shape[:2]

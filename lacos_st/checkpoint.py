@@ -93,22 +93,24 @@ class Manifest:
 
     def differences(self) -> str:
         """Which libraries' versions differ from those that wrote the model, for error messages."""
-        changed = [f"{name} {was} -> {installed(name)}" for name, was in self.versions.items() if installed(name) != was]
+        changed = [
+            f"{name} {was} -> {installed(name)}" for name, was in self.versions.items() if installed(name) != was
+        ]
         return "; ".join(changed) if changed else "no library has another version"
 
 
 def base_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """Every saved tensor of the base, under the names it has without adapters."""
     return {
-        name.replace(".base_layer.", "."): tensor
-        for name, tensor in model.state_dict().items()
-        if ".lora_" not in name
+        name.replace(".base_layer.", "."): tensor for name, tensor in model.state_dict().items() if ".lora_" not in name
     }
 
 
 def base_hash(model: nn.Module) -> str:
-    """SHA-256 (hex) of the base's tensors, adapters left out; floats count as float32, so that a cast which loses
-    nothing changes nothing."""
+    """SHA-256 (hex) of the base's tensors, adapters left out.
+
+    Floats count as float32, so that a cast which loses nothing changes nothing.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(base_state(model).items()):
         plain = tensor.detach().float() if tensor.is_floating_point() else tensor.detach()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn.functional import linear
 
 from lacos_st.blockwise import BLOCK_SIZE, BlockwiseError, check_block, dequantize, quantization_error, quantize
+from lacos_st.errors import UserError
 
 
 class _FrozenLinear(torch.autograd.Function):
@@ -37,12 +38,29 @@ class _FrozenLinear(torch.autograd.Function):
         grad_inputs = grad_bias = None
         if ctx.needs_input_grad[0]:
             codes, absmax = ctx.saved_tensors
-            grad_inputs = grad @ dequantize(
-                codes, absmax, block_size=ctx.block_size, code=ctx.code, dtype=grad.dtype
-            )
+            grad_inputs = grad @ dequantize(codes, absmax, block_size=ctx.block_size, code=ctx.code, dtype=grad.dtype)
         if ctx.needs_input_grad[3]:
             grad_bias = grad.flatten(0, -2).sum(0)
         return grad_inputs, None, None, grad_bias, None, None
+
+
+class ReadOnlyWeight(torch.Tensor):
+    """A de-quantised copy of a stored weight: assigning to its `data` is an error, not a change that gets lost."""
+
+    # results of operations are plain tensors
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @property
+    def data(self) -> torch.Tensor:
+        """The values, detached."""
+        return self.detach()
+
+    @data.setter
+    def data(self, value: torch.Tensor) -> None:
+        raise UserError(
+            "a weight stored in 8 bits cannot be written to (merging LoRA would quantise it a second time): merge "
+            "into the 16-bit base, or call lacos_st.dequantize_(model) first"
+        )
 
 
 class Stored8bit(nn.Module):
@@ -74,21 +92,19 @@ class Stored8bit(nn.Module):
         self.block_size, self.code = block_size, code
         self.register_buffer("codes", codes)
         self.register_buffer("absmax", absmax)
-        self.register_buffer(
-            "compute_dtype_like", torch.empty(0, dtype=dtype, device=codes.device), persistent=False
-        )
+        self.register_buffer("compute_dtype_like", torch.empty(0, dtype=dtype, device=codes.device), persistent=False)
 
     @property
     def weight(self) -> torch.Tensor:
         """The weight as floats, de-quantised anew at each access: a copy for reading.
 
-        An inference tensor, so that code which would write a change into it (a merge of adapters, say) fails
-        instead of losing the change.
+        A read-only inference tensor, so that code which would write a change into it (a merge of adapters, say)
+        fails instead of losing the change.
         """
         if "weight" in self._parameters:  # while a float checkpoint is being loaded
-            return self._parameters["weight"]  # type: ignore[return-value]
+            return cast(torch.Tensor, self._parameters["weight"])
         with torch.inference_mode():
-            return self.dequantized()
+            return cast(torch.Tensor, self.dequantized().as_subclass(ReadOnlyWeight))
 
     @property
     def qweight(self) -> torch.Tensor:
@@ -102,15 +118,16 @@ class Stored8bit(nn.Module):
         )
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
-        absmax = self._buffers.pop("absmax")
+        stored = {name: self._buffers.pop(name) for name in ("codes", "absmax")}
         super()._apply(fn, recurse)
-        assert absmax is not None
-        moved = fn(absmax)
-        self._buffers["absmax"] = moved if moved.dtype == torch.float32 else absmax.to(moved.device)
+        for name, tensor in stored.items():
+            assert tensor is not None
+            moved = fn(tensor)
+            self._buffers[name] = moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
         return self
 
 
-class Linear8bit(Stored8bit, nn.Linear):
+class Linear8bit(Stored8bit, nn.Linear):  # type: ignore[override]  # weight is read-only here
     """A frozen `nn.Linear` whose weight is stored in 8-bit blocks; the bias stays a float parameter."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -119,7 +136,7 @@ class Linear8bit(Stored8bit, nn.Linear):
         if torch.is_autocast_enabled(input.device.type):
             input = input.to(torch.get_autocast_dtype(input.device.type))
         if bias is not None and bias.dtype != input.dtype:
-            bias = bias.to(input.dtype)
+            bias = bias.to(input.dtype)  # type: ignore[assignment]
         return _FrozenLinear.apply(input, self.codes, self.absmax, bias, self.block_size, self.code)
 
     def extra_repr(self) -> str:
@@ -127,7 +144,7 @@ class Linear8bit(Stored8bit, nn.Linear):
         return f"{super().extra_repr()}, block_size={self.block_size}, code={self.code}"
 
 
-class Embedding8bit(Stored8bit, nn.Embedding):
+class Embedding8bit(Stored8bit, nn.Embedding):  # type: ignore[override]  # weight is read-only here
     """A frozen `nn.Embedding` whose table is stored in 8-bit blocks: only the rows looked up are de-quantised."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -163,7 +180,7 @@ def storable_layers(module: nn.Module, *, skip: Collection[str] = ()) -> Iterato
             type(layer) is nn.Embedding and (get_embedding is None or layer is embedding)
         )
         if wanted and not any(name == end or name.endswith("." + end) for end in skip):
-            yield name, layer  # type: ignore[misc]
+            yield name, layer
 
 
 def empty_8bit(layer: nn.Linear | nn.Embedding, *, block_size: int, code: str, name: str) -> Linear8bit | Embedding8bit:

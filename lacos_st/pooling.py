@@ -47,8 +47,6 @@ class Pooling(StockPooling):
         pooled = [token_embeddings.new_zeros(len(lengths), token_embeddings.shape[-1]) for _ in range(modes)]
         if len(texts):  # the stock code indexes the first or last token of every text: leave the empty ones out
             kept = torch.nn.functional.pad(lengths[texts].cumsum(0), (1, 0))
-            found = super()._forward_flattened(
-                token_embeddings, {"cu_seq_lens_q": kept}, prompt_length=prompt_length
-            )
+            found = super()._forward_flattened(token_embeddings, {"cu_seq_lens_q": kept}, prompt_length=prompt_length)
             pooled = [zeros.index_copy(0, texts, part) for zeros, part in zip(pooled, found, strict=True)]
         return pooled

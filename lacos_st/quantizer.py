@@ -46,7 +46,7 @@ class Blockwise8bitConfig(QuantizationConfigMixin):
             raise ValueError(f"code={code!r} is unknown: choose one of {', '.join(CODES)}")
         if not isinstance(block_size, int) or block_size < 1:
             raise ValueError(f"block_size={block_size!r}: expected a whole number of at least 1, such as {BLOCK_SIZE}")
-        self.quant_method = METHOD
+        self.quant_method = METHOD  # type: ignore[assignment]
         self.block_size = block_size
         self.code = code
         self.skip = list(skip or ())
@@ -87,7 +87,7 @@ class Blockwise8bitQuantizer(HfQuantizer):
 
     quantization_config: Blockwise8bitConfig
     requires_calibration = False
-    quantized_element_size = 1.0  # type: ignore[assignment]
+    quantized_element_size = 1.0
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         config = self.quantization_config

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules.transformer import TRANSFORMER_TASK_DEFAULTS, Transformer
 from sentence_transformers.util import load_dir_path, load_file_path
+from torch import nn
 from transformers import AutoConfig, AutoModel, DataCollatorWithFlattening, PreTrainedConfig, PreTrainedModel
 
 from lacos_st import adapters, checkpoint
@@ -24,7 +25,6 @@ from lacos_st.blockwise import BLOCK_SIZE
 from lacos_st.bloom import BloomEncoder
 from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
-from lacos_st.linear import dequantize_
 from lacos_st.pooling import Pooling
 from lacos_st.quantizer import METHOD, Blockwise8bitConfig
 
@@ -100,7 +100,7 @@ class LoRA8bit(Transformer):
         for name, value in self._init_options.items():
             setattr(self, name, value)
         model_kwargs = dict(kwargs.pop("model_kwargs", None) or {})
-        self._hub = {
+        self._hub: dict[str, Any] = {
             ours: model_kwargs.get(theirs)
             for ours, theirs in (("token", "token"), ("cache_folder", "cache_dir"), ("revision", "revision"))
         }
@@ -169,7 +169,7 @@ class LoRA8bit(Transformer):
             )
         return config, is_peft
 
-    def _load_model(  # type: ignore[override]
+    def _load_model(
         self,
         model_name_or_path: str,
         transformer_task: str,
@@ -195,7 +195,7 @@ class LoRA8bit(Transformer):
         elif quantized is not None:
             self.block_size, self.code = quantized["block_size"], quantized["code"]
             self.skip = list(quantized.get("skip", ()))
-        return cast(PreTrainedModel, model if dtype == "auto" else model.to(dtype=dtype))
+        return model if dtype == "auto" else nn.Module.to(model, dtype=dtype)
 
     def _model_class(self, config: PreTrainedConfig) -> Any:
         return BloomEncoder if config.model_type == "bloom" else AutoModel
@@ -230,6 +230,7 @@ class LoRA8bit(Transformer):
                 f"the weights of {self._base_path!r} are incomplete: {len(missing)} tensors are missing "
                 f"({', '.join(sorted(missing)[:2])}), {len(report['mismatched_keys'])} have another shape"
             )
+        self._base_sha256 = checkpoint.base_hash(model)  # before any cast to another dtype
         return cast(PreTrainedModel, model)
 
     def _base_config(self, hub: dict[str, Any]) -> PreTrainedConfig:
@@ -244,20 +245,21 @@ class LoRA8bit(Transformer):
     def _check_loaded(self, path: str) -> None:
         """Hash of the base, adapter weights and probe sentences against what was saved."""
         manifest = cast(checkpoint.Manifest, self._manifest)
-        if self.code is not None or manifest.quantization is None:  # de-quantising on request is no damage
-            actual = checkpoint.base_hash(self.model)
-            if actual != manifest.base_sha256:
-                raise UserError(
-                    f"the base {self._base_path!r} is not the one this model was saved with: its hash is "
-                    f"{actual[:12]}..., expected {manifest.base_sha256[:12]}... (revision {manifest.revision}, "
-                    f"quantisation {manifest.quantization}); {manifest.differences()}. Restore the base"
-                )
+        if self._base_sha256 != manifest.base_sha256:
+            raise UserError(
+                f"the base {self._base_path!r} is not the one this model was saved with: its hash is "
+                f"{self._base_sha256[:12]}..., expected {manifest.base_sha256[:12]}... (revision {manifest.revision}, "
+                f"quantisation {manifest.quantization}); {manifest.differences()}. Restore the base"
+            )
         if self.lora_rank:
             folder = load_dir_path(path, ADAPTER_FOLDER, **self._hub)
             self.restore_adapter(path if folder is None else str(Path(folder).parent))
         probes = load_file_path(path, checkpoint.PROBES_FILE, **self._hub)
         checkpoint.check_probes(
-            self._embed_probes(), Path(probes or Path(path) / checkpoint.PROBES_FILE), manifest, dtype=self._dtype_name()
+            self._embed_probes(),
+            Path(probes or Path(path) / checkpoint.PROBES_FILE),
+            manifest,
+            dtype=self._dtype_name(),
         )
 
     def restore_adapter(self, folder: str | Path) -> None:
@@ -350,14 +352,12 @@ class LoRA8bit(Transformer):
             save_torch_state_dict(checkpoint.base_state(self.model), folder, metadata={"format": "pt"})
         revision = getattr(self.model.config, "_commit_hash", None)
         if self.lora_rank:
-            adapters.save_adapter(
-                self.model, folder / ADAPTER_FOLDER, base_name=self.base_name, revision=revision
-            )
+            adapters.save_adapter(self.model, folder / ADAPTER_FOLDER, base_name=self.base_name, revision=revision)
         checkpoint.write_probes(self._embed_probes(), folder)
         checkpoint.Manifest(
             base=self.base_name,
             revision=revision,
-            base_sha256=checkpoint.base_hash(self.model),
+            base_sha256=checkpoint.base_hash(self.model) if with_base else self._base_sha256,
             self_contained=with_base,
             quantization=None
             if self.code is None
@@ -369,7 +369,9 @@ class LoRA8bit(Transformer):
         ).write(folder)
 
     def _dtype_name(self) -> str:
-        return str(self.model.dtype).removeprefix("torch.")
+        """The dtype that the base computes in, which its layer norms have."""
+        base = (p for name, p in self.model.named_parameters() if ".lora_" not in name and p.is_floating_point())
+        return str(next(base).dtype).removeprefix("torch.")
 
     def _embed_probes(self) -> torch.Tensor:
         """Mean-pooled token embeddings of the probe sentences, float32 (len(PROBES), H), on the CPU."""
