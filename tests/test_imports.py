@@ -1,0 +1,143 @@
+"""The shape of the package: which file may import which, what it may contain, what it exports."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lacos_st
+
+ROOT = Path(lacos_st.__file__).parent
+FILES = {path.stem: path for path in sorted(ROOT.glob("*.py"))}
+MAX_LINES = 400
+HEAVY = {
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "matplotlib",
+    "mteb",
+    "numpy",
+    "peft",
+    "scipy",
+    "torch",
+    "transformers",
+}
+HEAVY |= {"sentence_transformers"}
+
+# What a file may import of ours, outside functions, at most. A file that is not named here may import whatever makes
+# no circle; a circle is caught by test_no_circles.
+ALLOWED = {
+    "errors": set(),
+    "blockwise": set(),
+    "linear": {"blockwise", "errors"},
+    "quantizer": {"blockwise", "errors", "linear"},
+    "attention": set(),
+    "bloom": {"attention", "linear"},
+    "pooling": set(),
+    "embedded": set(),
+    "adapters": {"blockwise", "errors", "linear"},
+    "checkpoint": {"errors"},
+}
+MODULES = {"blockwise", "linear", "quantizer", "attention", "bloom", "adapters", "checkpoint", "transformer", "pooling"}
+"""The files that make up a model: data and scores know nothing of them."""
+TEXT = {".py", ".md", ".json", ".jsonl", ".yaml", ".yml", ".toml"}
+DATA_SIDE = ("data", "sources", "nli", "sts", "grammar", "lexicon", "surface", "report", "plots", "options", "settings")
+
+
+def imports(tree: ast.AST, *, inside_functions: bool) -> Iterator[str]:
+    """Full dotted names that a file imports; `if TYPE_CHECKING` does not count, as it imports nothing."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            assert node.module is not None
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        elif inside_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from imports(node, inside_functions=inside_functions)
+
+
+def ours(name: str, *, inside_functions: bool) -> set[str]:
+    """Stems of the package's files that file `name` imports."""
+    found = imports(ast.parse(FILES[name].read_text(encoding="utf-8")), inside_functions=inside_functions)
+    parts = (full.split(".") for full in found)
+    return {part[1] for part in parts if part[0] == "lacos_st" and len(part) > 1 and part[1] in FILES}
+
+
+def test_the_rules_name_files_that_exist() -> None:
+    assert set(ALLOWED) | MODULES | set(DATA_SIDE) <= set(FILES)
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_the_core_imports_one_way(name: str) -> None:
+    assert ours(name, inside_functions=True) <= ALLOWED[name]
+
+
+@pytest.mark.parametrize("name", DATA_SIDE)
+def test_data_and_scores_know_nothing_of_the_modules(name: str) -> None:
+    assert not ours(name, inside_functions=True) & MODULES
+
+
+def test_no_circles() -> None:
+    waiting = {name: ours(name, inside_functions=True) - {name} for name in FILES if name != "__init__"}
+    while free := {name for name, needs in waiting.items() if not needs & set(waiting)}:
+        waiting = {name: needs for name, needs in waiting.items() if name not in free}
+    assert not waiting, f"these import each other in a circle, or need one that does: {sorted(waiting)}"
+
+
+def test_the_command_line_imports_nothing_heavy_itself() -> None:
+    reached, todo = set(), {"cli"}
+    while todo:
+        name = todo.pop()
+        reached.add(name)
+        todo |= ours(name, inside_functions=False) - reached
+    for name in reached:
+        tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
+        heavy = {full.split(".")[0] for full in imports(tree, inside_functions=False)} & HEAVY
+        assert not heavy, f"cli imports {name} at its top, and {name} imports {sorted(heavy)}"
+
+
+@pytest.mark.parametrize("name", lacos_st.__all__)
+def test_what_is_exported_exists_and_is_documented(name: str) -> None:
+    documented = inspect.getdoc(getattr(lacos_st, name))
+    assert documented is not None
+    assert len(documented) > 20
+
+
+def test_exports_are_sorted_and_complete() -> None:
+    assert sorted(lacos_st.__all__) == sorted(set(lacos_st.__all__))
+    tree = ast.parse(FILES["__init__"].read_text(encoding="utf-8"))
+    imported = {
+        full.rsplit(".", 1)[1] for full in imports(tree, inside_functions=False) if full.startswith("lacos_st.")
+    }
+    assert imported <= set(lacos_st.__all__)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_are_short_and_clean(name: str) -> None:
+    text = FILES[name].read_text(encoding="utf-8")
+    assert text.count("\n") <= MAX_LINES, "one idea per file: split it"
+    tree = ast.parse(text)
+    calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert name == "cli" or "print" not in calls, "the library logs; only the command line prints"
+    assert ast.get_docstring(tree), "a file says what its idea is"
+
+
+def test_no_path_of_one_machine() -> None:
+    repository = ROOT.parent
+    folders = ("lacos_st", "tests", "benchmarks", "examples", "docs")
+    files = [path for folder in folders for path in (repository / folder).rglob("*") if path.suffix in TEXT]
+    files += [
+        repository / name for name in ("README.md", "pyproject.toml", "Makefile") if (repository / name).is_file()
+    ]
+    homes = [str(p) for p in (repository.parent / "shared", repository, Path.home()) if len(p.parts) > 1]
+    here = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, homes))})/")
+    found = [str(path.relative_to(repository)) for path in files if here.search(path.read_text(encoding="utf-8"))]
+    assert not found
