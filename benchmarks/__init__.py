@@ -1,0 +1,1 @@
+"""Figures that the README quotes: each script appends one row to `benchmarks/results/NAME.jsonl`."""
