@@ -105,19 +105,34 @@ class RunLog(TrainerCallback):
             file.write(json.dumps(row) + "\n")
 
 
+class NonFiniteLoss(UserError):
+    """The loss became NaN or infinite; `best_checkpoint` is the best one validated before, None if there is none."""
+
+    def __init__(self, message: str, best_checkpoint: str | None) -> None:
+        super().__init__(message)
+        self.best_checkpoint = best_checkpoint
+
+
 class StopOnNonFinite(TrainerCallback):
-    """Ends a run whose loss is NaN or infinite. The trainer logs before it saves, so no such state is kept."""
+    """Ends a run whose loss is NaN or infinite, at the next log, and before such a state is saved."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Have the loss logged, and so checked, before every save; the last step is always one."""
+        if control.should_save:
+            control.should_log = True
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Raises UserError on a training or validation loss that is not finite."""
+        """Raises NonFiniteLoss on a training or validation loss that is not finite."""
         for name in ("loss", "eval_loss"):
             value = kwargs["logs"].get(name)
             if value is not None and not math.isfinite(value):
                 what = "training" if name == "loss" else "validation"
-                raise UserError(
+                kept = f"; {state.best_model_checkpoint} was the best so far" if state.best_model_checkpoint else ""
+                raise NonFiniteLoss(
                     f"the {what} loss was {value} at step {state.global_step} (peak learning rate "
                     f"{args.learning_rate:g}): train anew with a lower learning rate, a longer warm-up, or without "
-                    "autocast to float16"
+                    f"autocast to float16{kept}",
+                    state.best_model_checkpoint,
                 )
 
 

@@ -78,6 +78,8 @@ def train(config: TrainConfig) -> TrainResult:
     """
     from transformers import set_seed
 
+    from lacos_st.trainer import NonFiniteLoss
+
     config = config.resolved()
     folder = RunFolder(Path(config.output))
     folder.check(config)
@@ -90,11 +92,10 @@ def train(config: TrainConfig) -> TrainResult:
     folder.start(config)
     try:
         result = _run(config, folder, model, train_rows, eval_rows, evaluator)
-    except BaseException:
-        if folder.last_checkpoint() is None:
+    except BaseException as error:
+        # After a non-finite loss only a validated checkpoint is worth keeping: resuming would end the same way.
+        if (error.best_checkpoint if isinstance(error, NonFiniteLoss) else folder.last_checkpoint()) is None:
             folder.clear(and_folder=not was_there)
-        else:
-            logger.warning("%s keeps the checkpoints up to %s", folder.path, folder.last_checkpoint())
         raise
     logger.info("model saved to %s after %d steps (%.0f s)", result.model_path, result.steps, result.seconds)
     return result

@@ -108,8 +108,10 @@ def test_an_output_folder_in_use(folder: Path, capsys: pytest.CaptureFixture[str
     refused(capsys, run(output="pairs.tsv"), "pairs.tsv is a file")
 
 
-def test_a_loss_that_is_not_finite(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    refused(capsys, run("--lr", "1e30", "--warmup", "0"), "loss was", "step", "learning rate")
+@pytest.mark.parametrize("eval_rows", ["2", "0"])
+def test_a_loss_that_is_not_finite(folder: Path, capsys: pytest.CaptureFixture[str], eval_rows: str) -> None:
+    status = run("--lr", "1e30", "--warmup", "0", "--eval-rows", eval_rows)
+    refused(capsys, status, "loss was", "step", "learning rate")
     assert not (folder / "out").exists()
 
 
