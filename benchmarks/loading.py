@@ -99,6 +99,7 @@ def memory() -> dict[str, int]:
 def load(kind: str, folder: str) -> dict[str, float]:
     """Load in this process, and say what it took."""
     began = time.perf_counter()
+    model: BloomModel
     with PeakMemory() as peak:
         if kind == "8bit":
             model = BloomEncoder.from_pretrained(folder, quantization_config=Blockwise8bitConfig(), dtype="auto")

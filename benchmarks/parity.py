@@ -69,7 +69,7 @@ def lean_twin(stock: BloomModel) -> BloomEncoder:
 
 
 def run(model: torch.nn.Module, case: Case, **options: bool) -> torch.Tensor:
-    """Hidden states (B, T, H), zeros at padding, with the gradients of a fixed projection of unit length left behind."""
+    """Hidden states (B, T, H), zeros at padding, with the gradients of a fixed unit projection left behind."""
     mask = case.mask
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, VOCABULARY, mask.shape, generator=generator)
@@ -132,12 +132,15 @@ def lora_difference(case: Case) -> float:
     set_peft_model_state_dict(wrapped, {f"base_model.model.{name}": tensor for name, tensor in weights.items()})
     run(lean, case)
     run(wrapped.eval(), case, use_cache=False)
-    ours, theirs = (
-        {name.removeprefix("base_model.model."): p.grad for name, p in adapter_parameters(model).items()}
-        for model in (lean, wrapped)
-    )
-    assert ours.keys() == theirs.keys()
-    return largest([g for g in ours.values() if g is not None], [theirs[n] for n in ours if theirs[n] is not None])
+    ours, theirs = adapter_gradients(lean), adapter_gradients(wrapped)
+    assert ours.keys() == theirs.keys() == set(adapter_parameters(lean))
+    return largest(list(ours.values()), [theirs[name] for name in ours])
+
+
+def adapter_gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """By name, without peft's prefix."""
+    found = {name.removeprefix("base_model.model."): p.grad for name, p in adapter_parameters(model).items()}
+    return {name: grad for name, grad in found.items() if grad is not None}
 
 
 def main() -> None:
