@@ -54,7 +54,7 @@ format: $(INSTALLED) ## format and lint, mended
 typecheck: $(INSTALLED) ## mypy, strict
 	$(BIN)/mypy
 
-bench: $(INSTALLED) ## every benchmark once, each adding a row to benchmarks/results; then README's table
+bench: $(INSTALLED) ## each short benchmark once, adding a row to benchmarks/results; then README's table
 	$(BIN)/python -m benchmarks.format
 	$(BIN)/python -m benchmarks.parity
 	$(BIN)/python -m benchmarks.loading

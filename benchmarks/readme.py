@@ -71,13 +71,32 @@ def loading_lines(row: dict[str, Any]) -> list[tuple[str, str]]:
 LINES = {"format": format_lines, "parity": parity_lines, "loading": loading_lines}
 
 
+def demo_table(row: dict[str, Any]) -> list[str]:
+    """Of `benchmarks.demo`: a Markdown table of the models' averages."""
+    labels = list(row["averages"])
+    head = f"Demo on {row['data']} data ({row['seconds']} s), Spearman x100, max over four similarities (cosine alone):"
+    table = ["", head, "", f"| model | {' | '.join(labels)} |", "| --- |" + " --- |" * len(labels)]
+    for model in row["averages"][labels[0]]:
+        figures = [row["averages"][label][model] for label in labels]
+        cells = " | ".join(f"{figure['max']:.2f} ({figure['cosine']:.2f})" for figure in figures)
+        name = f"{model} (baseline)" if model == row["baseline"] else model
+        table.append(f"| {name} | {cells} |")
+    return table
+
+
 def results() -> str:
-    """The section: a table, and the rows it was made from."""
+    """The section: tables, and the rows they were made from."""
+    demos = {row["data"]: row for row in rows.read("demo")}
     newest = {name: rows.read(name)[-1] for name in LINES if rows.read(name)}
-    table = ["| what | result |", "| --- | --- |"]
-    table += [f"| {what} | {value} |" for name, row in newest.items() for what, value in LINES[name](row)]
-    sources = [f"- {source(row)}" for row in newest.values()]
-    return "\n".join([*table, "", "Rows:", "", *sources]) if newest else "No benchmark has been run yet: `make bench`."
+    used = [demos[kind] for kind in ("real", "synthetic") if kind in demos]
+    lines = [line for row in used for line in demo_table(row)]
+    if newest:
+        lines += ["", "| what | result |", "| --- | --- |"]
+        lines += [f"| {what} | {value} |" for name, row in newest.items() for what, value in LINES[name](row)]
+    used += newest.values()
+    if not used:
+        return "No benchmark has been run yet: `make bench`."
+    return "\n".join([*lines, "", "Rows:", "", *(f"- {source(row)}" for row in used)]).strip()
 
 
 def rewrite(text: str) -> str:

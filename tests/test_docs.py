@@ -1,0 +1,46 @@
+"""README says what is true of the package: its files, its commands, its figures."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+sys.path.insert(0, str(ROOT))  # for benchmarks, which are not installed
+
+from benchmarks import readme  # noqa: E402
+
+
+def test_every_file_of_the_package_stands_in_the_tree() -> None:
+    tree = README.partition("lacos_st/\n")[2].partition("examples/")[0]
+    assert sorted(re.findall(r"^  (\w+\.py) ", tree, re.M)) == sorted(p.name for p in (ROOT / "lacos_st").glob("*.py"))
+
+
+def test_every_command_is_documented() -> None:
+    from lacos_st.cli import build_parser
+
+    subparsers = [action for action in build_parser()._actions if isinstance(action.choices, dict)]
+    assert subparsers
+    for command in subparsers[0].choices or ():
+        assert f"`lacos-st {command}`" in README, command
+
+
+def test_results_are_those_of_the_newest_rows() -> None:
+    assert readme.rewrite(README) == README, "run `python -m benchmarks.readme`"
+
+
+def test_a_readme_without_markers_is_refused() -> None:
+    with pytest.raises(ValueError, match="lacks the marker lines"):
+        readme.rewrite("no markers")
+
+
+@pytest.mark.parametrize("name", ["formats.md", "design.md"])
+def test_documents_name_files_that_exist(name: str) -> None:
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+\.py)`", text))
+    assert named
+    assert named <= {p.name for p in ROOT.rglob("*.py") if ".venv" not in p.parts}
