@@ -41,6 +41,6 @@ def test_a_readme_without_markers_is_refused() -> None:
 @pytest.mark.parametrize("name", ["formats.md", "design.md"])
 def test_documents_name_files_that_exist(name: str) -> None:
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
-    named = set(re.findall(r"`(\w+\.py)`", text))
+    named = set(re.findall(r"`(?:\w+/)*(\w+\.py)`", text))
     assert named
     assert named <= {p.name for p in ROOT.rglob("*.py") if ".venv" not in p.parts}
