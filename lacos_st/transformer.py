@@ -6,29 +6,29 @@ imports the quantiser's registration, without which an 8-bit checkpoint would lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules.transformer import TRANSFORMER_TASK_DEFAULTS, Transformer
 from sentence_transformers.util import load_dir_path, load_file_path
-from torch import nn
-from transformers import AutoConfig, AutoModel, DataCollatorWithFlattening, PreTrainedConfig, PreTrainedModel
+from transformers import DataCollatorWithFlattening, PreTrainedConfig, PreTrainedModel
 
 from lacos_st import adapters, checkpoint
-from lacos_st.attention import RAGGED, padded_to_flat, ragged_layout
+from lacos_st.attention import padded_to_flat, ragged_layout
 from lacos_st.blockwise import BLOCK_SIZE
 from lacos_st.bloom import BloomEncoder
 from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
+from lacos_st.loading import load_base, read_config
 from lacos_st.pooling import Pooling
-from lacos_st.quantizer import METHOD, Blockwise8bitConfig
+from lacos_st.quantizer import Blockwise8bitConfig
 
 ADAPTER_FOLDER = "adapter"
+HUB_KEYS = ("token", "cache_dir", "revision", "local_files_only")
 FLAT_KEYS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx", "ragged_layout")
 
 
@@ -155,19 +155,12 @@ class LoRA8bit(Transformer):
     ) -> tuple[PreTrainedConfig, bool]:
         if backend != "torch":
             raise UserError(f"backend={backend!r}: 8-bit blocks need torch; export the model to use another backend")
-        try:
-            config, is_peft = super()._load_config(model_name_or_path, backend, config_kwargs)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"cannot load {model_name_or_path!r}: it is no folder with a config.json, no embedded model, and no "
-                f"hub model that can be reached from here ({_first_line(error)})"
-            ) from error
-        if config.is_encoder_decoder:
-            raise UserError(
-                f"{model_name_or_path!r} ({config.model_type}) is an encoder-decoder: choose a decoder such as BLOOM, "
-                "or an encoder such as BERT"
-            )
-        return config, is_peft
+        hub = {key: config_kwargs[key] for key in HUB_KEYS if key in config_kwargs}
+        self._check_base(read_config(model_name_or_path, **hub))
+        return super()._load_config(model_name_or_path, backend, config_kwargs)
+
+    def _check_base(self, config: PreTrainedConfig) -> None:
+        """Hook for a subclass that takes one architecture only; `config` is the base's."""
 
     def _load_model(
         self,
@@ -182,64 +175,33 @@ class LoRA8bit(Transformer):
         if self._by_reference():
             assert self._manifest is not None
             model_kwargs.update(revision=self._manifest.revision, subfolder="")
-        quantized = _stored_quantization(config)
-        if quantized is None and self.code is not None:
-            model_kwargs["quantization_config"] = Blockwise8bitConfig(
-                block_size=self.block_size, code=self.code, skip=self.skip
+            config = self._base_config({key: model_kwargs[key] for key in HUB_KEYS if key in model_kwargs})
+            config.use_cache = False
+        if config.model_type == "bloom":
+            config.alibi = getattr(self, "alibi", "exact")
+        wanted = (
+            None
+            if self.code is None
+            else Blockwise8bitConfig(block_size=self.block_size, code=self.code, skip=self.skip)
+        )
+        base = load_base(self._base_path, config, quantization=wanted, dtype=dtype, **model_kwargs)
+        self._base_sha256 = base.sha256
+        if base.quantization is not None:
+            self.block_size, self.code, self.skip = (
+                base.quantization.block_size,
+                base.quantization.code,
+                base.quantization.skip,
             )
-        elif quantized is not None:
-            model_kwargs.pop("quantization_config", None)
-        model = self._load_base(config, **model_kwargs)
-        if quantized is not None and self.code is None:
-            model.dequantize(dtype=dtype if isinstance(dtype, torch.dtype) else None)
-        elif quantized is not None:
-            self.block_size, self.code = quantized["block_size"], quantized["code"]
-            self.skip = list(quantized.get("skip", ()))
-        return model if dtype == "auto" else nn.Module.to(model, dtype=dtype)
-
-    def _model_class(self, config: PreTrainedConfig) -> Any:
-        return BloomEncoder if config.model_type == "bloom" else AutoModel
-
-    def _load_base(self, config: PreTrainedConfig, **model_kwargs: Any) -> PreTrainedModel:
-        model_class = self._model_class(config)
-        if model_class is AutoModel:
-            model_kwargs["attn_implementation"] = RAGGED
-        if self._by_reference():  # the base's own config says how its files are stored, the saved one how it was held
-            config_kwargs = {k: v for k, v in model_kwargs.items() if k in ("token", "cache_dir", "revision")}
-            own = self._base_config(config_kwargs)
-            if _stored_quantization(own) is not None:
-                model_kwargs.pop("quantization_config", None)
-            elif "quantization_config" not in model_kwargs and self.code is not None:
-                stored = _stored_quantization(config) or {}
-                model_kwargs["quantization_config"] = Blockwise8bitConfig(**stored)
-            for key in ("alibi", "use_cache"):
-                if hasattr(config, key):
-                    setattr(own, key, getattr(config, key))
-            config = own
-        try:
-            model, report = model_class.from_pretrained(
-                self._base_path, config=config, dtype="auto", output_loading_info=True, **model_kwargs
-            )
-        except UserError:
-            raise
-        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
-            raise UserError(f"cannot load the weights of {self._base_path!r}: {_first_line(error)}") from error
-        missing = [name for name in report["missing_keys"] if "pooler" not in name]
-        if missing or report["mismatched_keys"]:
-            raise UserError(
-                f"the weights of {self._base_path!r} are incomplete: {len(missing)} tensors are missing "
-                f"({', '.join(sorted(missing)[:2])}), {len(report['mismatched_keys'])} have another shape"
-            )
-        self._base_sha256 = checkpoint.base_hash(model)  # before any cast to another dtype
-        return cast(PreTrainedModel, model)
+        return base.model
 
     def _base_config(self, hub: dict[str, Any]) -> PreTrainedConfig:
+        """The base's own configuration, which says how its files are stored."""
         try:
-            return AutoConfig.from_pretrained(self._base_path, **hub)
-        except (OSError, ValueError) as error:
+            return read_config(self._base_path, **hub)
+        except UserError as error:
             raise UserError(
-                f"this model is an adapter on the base {self._base_path!r}, which cannot be loaded "
-                f'({_first_line(error)}): put it back, or name its new place with model_kwargs={{"base": ...}}'
+                f"this model is an adapter on the base {self._base_path!r}, which cannot be loaded: put it back, or "
+                f'name its new place with model_kwargs={{"base": ...}} ({error})'
             ) from error
 
     def _check_loaded(self, path: str) -> None:
@@ -251,7 +213,7 @@ class LoRA8bit(Transformer):
                 f"{self._base_sha256[:12]}..., expected {manifest.base_sha256[:12]}... (revision {manifest.revision}, "
                 f"quantisation {manifest.quantization}); {manifest.differences()}. Restore the base"
             )
-        if self.lora_rank:
+        if self.lora_rank and manifest.lora:  # a base that was saved without an adapter gets a fresh one
             folder = load_dir_path(path, ADAPTER_FOLDER, **self._hub)
             self.restore_adapter(path if folder is None else str(Path(folder).parent))
         probes = load_file_path(path, checkpoint.PROBES_FILE, **self._hub)
@@ -408,11 +370,9 @@ class BloomLoRA8bit(LoRA8bit):
         if self.tokenizer is not None and self.tokenizer.model_max_length > 1e6:
             self.tokenizer.model_max_length = getattr(self.config, "seq_length", None) or 2048  # BLOOM's training
 
-    def _model_class(self, config: PreTrainedConfig) -> Any:
+    def _check_base(self, config: PreTrainedConfig) -> None:
         if config.model_type != "bloom":
             raise UserError(f"BloomLoRA8bit takes a BLOOM, got {config.model_type!r}: use lacos_st.LoRA8bit for it")
-        config.alibi = self.alibi
-        return BloomEncoder
 
 
 def encoder(model_name_or_path: str, *, device: str | None = None, **options: Any) -> SentenceTransformer:
@@ -426,36 +386,12 @@ def encoder(model_name_or_path: str, *, device: str | None = None, **options: An
     Raises:
         UserError: see `LoRA8bit`.
     """
-    path = resolve(model_name_or_path)
-    try:
-        model_type = AutoConfig.from_pretrained(path).model_type
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot load {model_name_or_path!r}: it is no folder with a config.json, no embedded model, and no hub "
-            f"model that can be reached from here ({_first_line(error)})"
-        ) from error
+    model_type = read_config(resolve(model_name_or_path)).model_type
     module = (BloomLoRA8bit if model_type == "bloom" else LoRA8bit)(model_name_or_path, **options)
     pooling = Pooling(module.get_embedding_dimension())
     return SentenceTransformer(modules=[module, pooling], device=device)
 
 
-def _stored_quantization(config: PreTrainedConfig) -> dict[str, Any] | None:
-    """block_size, code and skip of a checkpoint that is stored in our format; None for a float one."""
-    stored = getattr(config, "quantization_config", None)
-    if stored is None:
-        return None
-    stored = dict(stored if isinstance(stored, dict) else stored.to_dict())
-    method = stored.pop("quant_method", None)
-    if method != METHOD:
-        raise UserError(f"the base is stored as {method!r}: choose a float checkpoint, or one in lacos_st's format")
-    return stored
-
-
 def _lasting_name(name: str) -> str:
     """A local folder's absolute path, any other name as it is."""
     return str(Path(name).resolve()) if Path(name).is_dir() else name
-
-
-def _first_line(error: BaseException) -> str:
-    lines: Iterable[str] = str(error).strip().splitlines()
-    return next(iter(lines), type(error).__name__)

@@ -313,3 +313,12 @@ def test_wrong_options(base: str, tmp_path: Path) -> None:
         make(base).save_pretrained(str(tmp_path / "x"), safe_serialization=False)
     with pytest.raises(UserError, match="8-bit blocks need torch"):
         BloomLoRA8bit(base, block_size=64, backend="onnx")
+
+
+def test_an_adapter_on_a_dequantised_base_comes_back_dequantised(base: str, tmp_path: Path) -> None:
+    make(base, self_contained=True, lora_rank=0).save_pretrained(str(tmp_path / "stored"))
+    model = make(str(tmp_path / "stored"), code=None)
+    model.save_pretrained(str(tmp_path / "saved"))
+    loaded = reload(tmp_path / "saved")
+    assert type(loaded[0].model.h[0].self_attention.dense) is torch.nn.Linear
+    np.testing.assert_array_equal(loaded.encode(SENTENCES), model.encode(SENTENCES))
