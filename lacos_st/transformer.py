@@ -106,8 +106,9 @@ class LoRA8bit(Transformer):
         }
         self._hub["local_files_only"] = model_kwargs.get("local_files_only", False)
         self._manifest = self._find_manifest(path)
-        self.base_name = self._manifest.base if self._manifest else _lasting_name(model_name_or_path)
+        self.origin = self._manifest.base if self._manifest else _lasting_name(model_name_or_path)
         moved_base = model_kwargs.pop("base", None)
+        self.base_name = self.origin if self._by_reference() else _lasting_name(model_name_or_path)
         self._base_path = resolve(moved_base or self.base_name) if self._by_reference() else path
         if "modality_config" not in kwargs:
             kwargs["modality_config"], kwargs["module_output_name"] = TRANSFORMER_TASK_DEFAULTS["feature-extraction"]
@@ -317,7 +318,7 @@ class LoRA8bit(Transformer):
             adapters.save_adapter(self.model, folder / ADAPTER_FOLDER, base_name=self.base_name, revision=revision)
         checkpoint.write_probes(self._embed_probes(), folder)
         checkpoint.Manifest(
-            base=self.base_name,
+            base=self.origin if with_base else self.base_name,
             revision=revision,
             base_sha256=checkpoint.base_hash(self.model) if with_base else self._base_sha256,
             self_contained=with_base,
