@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from lacos_st.errors import UserError
+from lacos_st.models import describe, load_model
 from lacos_st.report import SIMILARITIES, ModelScores, Results, TaskScores, markdown_table
 from lacos_st.sts import StsTask, import_mteb, load_mteb_data, load_mteb_task, load_tasks
 
@@ -203,63 +204,6 @@ def evaluate_mteb(
     return table
 
 
-def load_model(name_or_path: str, *, device: str | None = None) -> SentenceTransformer:
-    """Load a sentence-transformers folder or hub name, or an embedded or transformers base as a zero-shot encoder.
-
-    Raises:
-        UserError: no such folder, an unreadable model, or a hub name that can't be fetched.
-    """
-    from sentence_transformers import SentenceTransformer
-
-    import lacos_st  # noqa: F401 -- registers the module classes of saved models
-
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        if not any((path / file).is_file() for file in ("modules.json", "config.json")):
-            raise UserError(f"{path}: not a model, it has neither modules.json nor config.json")
-        if not (path / "modules.json").is_file():
-            return zero_shot(str(path), device=device)
-    elif path.exists():
-        raise UserError(f"{path}: a file; expected the folder of a saved model")
-    elif _embedded_folder(name_or_path) is not None:
-        return zero_shot(name_or_path, device=device)
-    elif name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1 or not name_or_path.strip():
-        raise UserError(f"model {name_or_path!r}: no such folder")
-    try:
-        return SentenceTransformer(str(path) if path.is_dir() else name_or_path, device=device)
-    except Exception as error:  # whatever a broken folder or a missing network makes of itself
-        raise _unloadable(name_or_path, error) from error
-
-
-def zero_shot(name: str, *, device: str | None = None) -> SentenceTransformer:
-    """Wrap a base that was not trained for sentences, embedded or in a transformers folder, in mean pooling."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-
-    folder = str(_embedded_folder(name) or name)
-    try:
-        transformer = Transformer(folder)
-        pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")
-        return SentenceTransformer(modules=[transformer, pooling], device=device)
-    except Exception as error:
-        raise _unloadable(name, error) from error
-
-
-def describe(model: SentenceTransformer) -> dict[str, Any]:
-    """Return what a model is, for the record: base, modules, dimension, parameters, bytes of its weights."""
-    first = next(iter(model.children()), None)
-    config = getattr(getattr(first, "auto_model", None), "config", None)
-    tensors = [*model.parameters(), *model.buffers()]
-    return {
-        "base": getattr(config, "_name_or_path", None) or getattr(first, "model_name_or_path", None),
-        "model_type": getattr(config, "model_type", None),
-        "modules": [f"{type(module).__module__}.{type(module).__name__}" for module in model.children()],
-        "embedding_dimension": model.get_embedding_dimension(),
-        "max_seq_length": model.max_seq_length,
-        "weight_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-    }
-
-
 def check_output_dir(output_dir: Path | None, *, overwrite: bool) -> None:
     """Raise a UserError where output_dir is a file, or a folder that is not empty and overwrite is not set."""
     if output_dir is None or not output_dir.exists():
@@ -357,21 +301,6 @@ def _refuse_duplicates(kind: str, names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"{kind} {name!r} is given {names.count(name)} times; give it once")
-
-
-def _embedded_folder(name: str) -> Path | None:
-    """Return the folder of a base that ships with the package, None for any other name."""
-    from lacos_st import embedded
-
-    return Path(embedded.resolve(name)) if name in embedded.EMBEDDED else None
-
-
-def _unloadable(name: str, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())
-    return UserError(
-        f"model {name!r} could not be loaded ({type(error).__name__}: {reason[:300]}): give the folder of a saved "
-        "model, a hub name that can be reached, or the name of an embedded base"
-    )
 
 
 def _mteb_table(scores: dict[str, list[Any]], baseline: str | None) -> str:

@@ -1,0 +1,71 @@
+"""Models by name: what `evaluate` is given on the command line becomes a SentenceTransformer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lacos_st.errors import UserError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+def load_model(name_or_path: str, *, device: str | None = None) -> SentenceTransformer:
+    """Load a sentence-transformers folder or hub name, or an embedded or transformers base as a zero-shot encoder.
+
+    Raises:
+        UserError: no such folder, an unreadable model, or a hub name that can't be fetched.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    from lacos_st.embedded import EMBEDDED
+
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        if not any((path / file).is_file() for file in ("modules.json", "config.json")):
+            raise UserError(f"{path}: not a model, it has neither modules.json nor config.json")
+        if not (path / "modules.json").is_file():
+            return zero_shot(str(path), device=device)
+    elif path.exists():
+        raise UserError(f"{path}: a file; expected the folder of a saved model")
+    elif name_or_path in EMBEDDED:
+        return zero_shot(name_or_path, device=device)
+    elif name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1 or not name_or_path.strip():
+        raise UserError(f"model {name_or_path!r}: no such folder")
+    try:
+        return SentenceTransformer(str(path) if path.is_dir() else name_or_path, device=device)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a broken folder or a missing network makes of itself
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"model {name_or_path!r} could not be loaded ({type(error).__name__}: {reason[:300]}): give the folder of "
+            "a saved model, a hub name that can be reached, or the name of an embedded base"
+        ) from error
+
+
+def zero_shot(name: str, *, device: str | None = None) -> SentenceTransformer:
+    """Wrap a base that was not trained for sentences in mean pooling: plain text, no adapter, nothing trained.
+
+    Raises:
+        UserError: the base cannot be loaded.
+    """
+    from lacos_st.transformer import encoder
+
+    return encoder(name, lora_rank=0, code=None, device=device)
+
+
+def describe(model: SentenceTransformer) -> dict[str, Any]:
+    """Return what a model is, for the record: base, modules, dimension, parameters, bytes of its weights."""
+    first = next(iter(model.children()), None)
+    config = getattr(getattr(first, "auto_model", None), "config", None)
+    tensors = [*model.parameters(), *model.buffers()]
+    return {
+        "base": getattr(config, "_name_or_path", None) or getattr(first, "model_name_or_path", None),
+        "model_type": getattr(config, "model_type", None),
+        "modules": [f"{type(module).__module__}.{type(module).__name__}" for module in model.children()],
+        "embedding_dimension": model.get_embedding_dimension(),
+        "max_seq_length": model.max_seq_length,
+        "weight_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+    }
