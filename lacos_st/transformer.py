@@ -108,8 +108,10 @@ class LoRA8bit(Transformer):
         self._manifest = self._find_manifest(path)
         self.origin = self._manifest.base if self._manifest else _lasting_name(model_name_or_path)
         moved_base = model_kwargs.pop("base", None)
-        self.base_name = self.origin if self._by_reference() else _lasting_name(model_name_or_path)
-        self._base_path = resolve(moved_base or self.base_name) if self._by_reference() else path
+        self.base_name = _lasting_name(model_name_or_path)
+        if self._by_reference():
+            self.base_name = _lasting_name(moved_base) if moved_base else self.origin
+        self._base_path = resolve(self.base_name) if self._by_reference() else path
         if "modality_config" not in kwargs:
             kwargs["modality_config"], kwargs["module_output_name"] = TRANSFORMER_TASK_DEFAULTS["feature-extraction"]
         super().__init__(path, model_kwargs=model_kwargs, **kwargs)
@@ -305,6 +307,10 @@ class LoRA8bit(Transformer):
         folder.mkdir(parents=True, exist_ok=True)
         frozen = bool(adapters.adapter_parameters(self.model)) or adapters.is_quantized(self.model)
         with_base = self.self_contained or not frozen
+        if with_base and not adapters.is_quantized(self.model):
+            self.code = None  # also after dequantize_: what is written is floats, and is to be read as such
+            if hasattr(self.model.config, "quantization_config"):
+                del self.model.config.quantization_config
         self.model.config.architectures = [
             "BloomModel" if isinstance(self.model, BloomEncoder) else type(self.model).__name__
         ]
@@ -387,7 +393,8 @@ def encoder(model_name_or_path: str, *, device: str | None = None, **options: An
     Raises:
         UserError: see `LoRA8bit`.
     """
-    model_type = read_config(resolve(model_name_or_path)).model_type
+    hub = {key: value for key, value in options.get("model_kwargs", {}).items() if key in HUB_KEYS}
+    model_type = read_config(resolve(model_name_or_path), **hub).model_type
     module = (BloomLoRA8bit if model_type == "bloom" else LoRA8bit)(model_name_or_path, **options)
     pooling = Pooling(module.get_embedding_dimension())
     return SentenceTransformer(modules=[module, pooling], device=device)

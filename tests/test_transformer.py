@@ -248,6 +248,8 @@ def test_a_base_that_is_gone_can_be_named_anew(saved: Path, base: str, tmp_path:
         reload(saved)
     again = reload(saved, model_kwargs={"base": str(tmp_path / "moved")})
     np.testing.assert_array_equal(again.encode(SENTENCES), expected)
+    again.save_pretrained(str(tmp_path / "again"))
+    np.testing.assert_array_equal(reload(tmp_path / "again").encode(SENTENCES), expected)
 
 
 def test_a_truncated_base(saved: Path, base: str) -> None:
@@ -322,3 +324,13 @@ def test_an_adapter_on_a_dequantised_base_comes_back_dequantised(base: str, tmp_
     loaded = reload(tmp_path / "saved")
     assert type(loaded[0].model.h[0].self_attention.dense) is torch.nn.Linear
     np.testing.assert_array_equal(loaded.encode(SENTENCES), model.encode(SENTENCES))
+
+
+@pytest.mark.parametrize(("rank", "self_contained"), [(0, False), (4, False), (4, True)])
+def test_saving_after_dequantize(base: str, tmp_path: Path, rank: int, self_contained: bool) -> None:
+    model = make(base, lora_rank=rank, self_contained=self_contained)
+    expected = model.encode(SENTENCES)
+    dequantize_(model)
+    np.testing.assert_allclose(model.encode(SENTENCES), expected, atol=1e-6)
+    model.save_pretrained(str(tmp_path / "saved"))
+    np.testing.assert_allclose(reload(tmp_path / "saved").encode(SENTENCES), expected, atol=1e-6)
