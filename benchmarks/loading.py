@@ -4,7 +4,7 @@
 
 The synthetic checkpoint has the shape of bloom-560m (over 1 GB); it is removed afterwards. Anonymous memory is what a
 process asks for itself; resident memory counts pages of memory-mapped checkpoint files too, which the system takes
-back whenever it needs them. Both are peaks above what stood before the load, sampled every millisecond from
+back whenever it needs them. Both are peaks above what stood before the load, sampled from
 /proc/self/status, so Linux only.
 """
 
@@ -32,13 +32,14 @@ CONFIG = BloomConfig(vocab_size=250880, hidden_size=1024, n_layer=24, n_head=16)
 SHARD_BYTES = 200e6
 MIB = 2**20
 MARGIN = 1.15
+SAMPLE_SECONDS = 0.005
 
 
 def write_checkpoint(folder: Path) -> dict[str, int]:
     """Write random bf16 shards one at a time; returns bytes in all and bytes of the largest tensor."""
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in BloomModel(CONFIG).state_dict().items()}
-    generator = torch.Generator().manual_seed(0)
+    noise = (torch.randn(2**22, generator=torch.Generator().manual_seed(0)) * 0.02).bfloat16()
     index: dict[str, str] = {}
     shard: dict[str, torch.Tensor] = {}
     total = largest = 0
@@ -50,7 +51,7 @@ def write_checkpoint(folder: Path) -> dict[str, int]:
         shard.clear()
 
     for name, shape in shapes.items():
-        tensor = torch.empty(shape, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator)
+        tensor = noise.repeat(-(-shape.numel() // len(noise)))[: shape.numel()].view(shape).clone()
         total, largest = total + tensor.nbytes, max(largest, tensor.nbytes)
         if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > SHARD_BYTES:
             flush()
@@ -72,7 +73,7 @@ class PeakMemory:
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
     def _sample(self) -> None:
-        while not self._done.wait(0.001):
+        while not self._done.wait(SAMPLE_SECONDS):
             self._peak = {key: max(self._peak[key], value) for key, value in memory().items()}
 
     def __enter__(self) -> PeakMemory:
