@@ -211,12 +211,18 @@ def _plain_files(root: Path) -> dict[str, Callable[[], StsTask]]:
         match = _LANGUAGES_IN_STEM.search(path.stem)
         languages = f"{match[1]}-{match[2] or match[1]}" if match else UNKNOWN_LANGUAGES
         group: Group = "sts" if languages in (ENGLISH, UNKNOWN_LANGUAGES) else "xsts"
-        known[path.stem] = partial(_load_file, path, path.stem, group, languages, None)
+        known[path.stem] = partial(_load_file, path, path.stem, group, languages, None, first_column=None)
     return known
 
 
 def _load_file(
-    path: Path, name: str, group: Group, languages: str, scale: tuple[float, float] | None, *, first_column: int = 0
+    path: Path,
+    name: str,
+    group: Group,
+    languages: str,
+    scale: tuple[float, float] | None,
+    *,
+    first_column: int | None = 0,
 ) -> StsTask:
     rows = _read_rows(path, first_column=first_column, scale=scale)
     return _task(path, name, group, languages, scale, rows)
@@ -242,14 +248,22 @@ def _task(
         raise UserError(f"{path}: {error}") from error
 
 
-def _read_rows(path: Path, *, first_column: int, scale: tuple[float, float] | None) -> Rows:
-    """Read (score, s1, s2) from the three columns from first_column on; files of graded pairs alone have just three."""
+def _read_rows(path: Path, *, first_column: int | None, scale: tuple[float, float] | None) -> Rows:
+    """Read (score, s1, s2) from the three columns from first_column on.
+
+    A file of an unknown set (first_column None) has just these, or a subset's or genre's name before them; files of
+    graded pairs alone (first_column 0) have just three.
+    """
     low, high = scale or (float("-inf"), float("inf"))
+    lines = _read_cells(path)
+    exact = not first_column
+    if first_column is None:
+        first_column = 1 if lines and len(lines[0][1]) == 4 else 0
     width = first_column + 3
     rows: Rows = []
-    for line, cells in _read_cells(path):
+    for line, cells in lines:
         where = f"{path}, line {line}"
-        if len(cells) < width or (first_column == 0 and len(cells) != width):
+        if len(cells) < width or (exact and len(cells) != width):
             raise UserError(f"{where}: {len(cells)} columns, expected {width} ({'..., ' * first_column}score, s1, s2)")
         score_text, sentence1, sentence2 = cells[first_column:width]
         if line == 1 and score_text.strip().lower() == "score":

@@ -96,12 +96,19 @@ def test_any_other_folder_is_read_file_by_file(tmp_path: Path) -> None:
     )
 
 
+def test_a_column_for_the_subset_may_come_first(tmp_path: Path) -> None:
+    (tmp_path / "dev.tsv").write_text("news\t1\tA\tB\nforum\t2\tC\tD\n")
+    (task,) = load_tasks(tmp_path, names=["dev"])
+    assert (task.scores, task.sentences1, task.sentences2) == ((1.0, 2.0), ("A", "C"), ("B", "D"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "no rows"),
         ("1\tA\n", "line 1: 2 columns, expected 3"),
         ("1\tA\tB\n2\tA\tB\tC\n", "line 2: 4 columns, expected 3"),
+        ("x\t1\tA\tB\n2\tA\tB\n", "line 2: 3 columns, expected 4"),
         ("1\tA\tB\n\n2\tA\tB\n", "line 2: 1 columns"),
         ("1\tA\tB\nhigh\tA\tB\n", "line 2: score 'high' is not a number"),
         ("1\tA\tB\nnan\tA\tB\n", "line 2: score 'nan' is not a number between"),
