@@ -60,7 +60,7 @@ def loading_lines(row: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         (
             f"loading {checkpoint:.0f} MiB of bf16 shards into 8 bits, peak of {text}",
-            f"{peak / MIB:.0f} MiB, {'within' if peak <= allowed else '**above**'} the bound of {allowed / MIB:.0f} MiB",
+            f"{peak / MIB:.0f} MiB, {'within' if peak <= allowed else '**above**'} the {allowed / MIB:.0f} MiB allowed",
         )
         for text, peak in peaks.items()
     ]
