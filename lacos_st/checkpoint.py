@@ -99,6 +99,11 @@ class Manifest:
         return "; ".join(changed) if changed else "no library has another version"
 
 
+def lasting_name(name: str) -> str:
+    """A local folder's absolute path, any other name as it is."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
 def base_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """Every saved tensor of the base, under the names it has without adapters."""
     return {

@@ -106,11 +106,11 @@ class LoRA8bit(Transformer):
         }
         self._hub["local_files_only"] = model_kwargs.get("local_files_only", False)
         self._manifest = self._find_manifest(path)
-        self.origin = self._manifest.base if self._manifest else _lasting_name(model_name_or_path)
+        self.origin = self._manifest.base if self._manifest else checkpoint.lasting_name(model_name_or_path)
         moved_base = model_kwargs.pop("base", None)
-        self.base_name = _lasting_name(model_name_or_path)
+        self.base_name = checkpoint.lasting_name(model_name_or_path)
         if self._by_reference():
-            self.base_name = _lasting_name(moved_base) if moved_base else self.origin
+            self.base_name = checkpoint.lasting_name(moved_base) if moved_base else self.origin
         self._base_path = resolve(self.base_name) if self._by_reference() else path
         if "modality_config" not in kwargs:
             kwargs["modality_config"], kwargs["module_output_name"] = TRANSFORMER_TASK_DEFAULTS["feature-extraction"]
@@ -398,8 +398,3 @@ def encoder(model_name_or_path: str, *, device: str | None = None, **options: An
     module = (BloomLoRA8bit if model_type == "bloom" else LoRA8bit)(model_name_or_path, **options)
     pooling = Pooling(module.get_embedding_dimension())
     return SentenceTransformer(modules=[module, pooling], device=device)
-
-
-def _lasting_name(name: str) -> str:
-    """A local folder's absolute path, any other name as it is."""
-    return str(Path(name).resolve()) if Path(name).is_dir() else name
