@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from lacos_st.attention import RAGGED
 from lacos_st.bloom import BloomEncoder
@@ -85,6 +86,8 @@ def load_base(
     is_bloom = config.model_type == "bloom"
     if not is_bloom:
         options["attn_implementation"] = RAGGED
+        if "add_pooling_layer" in signature(MODEL_MAPPING.get(type(config), PreTrainedModel).__init__).parameters:
+            options["add_pooling_layer"] = False  # over one token: token embeddings do not pass through it
     model_class: Any = BloomEncoder if is_bloom else AutoModel
     try:
         model, report = model_class.from_pretrained(
@@ -94,7 +97,7 @@ def load_base(
         raise
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"cannot load the weights of {path!r}: {first_line(error)}") from error
-    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)  # nobody calls BERT's pooler
+    missing = sorted(report["missing_keys"])
     if missing or report["mismatched_keys"]:
         raise UserError(
             f"the weights of {path!r} are incomplete: {len(missing)} tensors are missing ({', '.join(missing[:2])}), "

@@ -19,6 +19,9 @@ from lacos_st.blockwise import BLOCK_SIZE, CODES, quantize
 from lacos_st.errors import UserError
 from lacos_st.linear import Stored8bit, dequantize_, empty_8bit, replace_layer_, storable_layers
 
+UNUSED = ("pooler.dense",)
+"""Heads that encoders carry and sentence embeddings do not use: left float, as a checkpoint may lack them."""
+
 METHOD = "lacos_blockwise8bit"
 """The `quant_method` in a checkpoint's config.json."""
 
@@ -96,7 +99,7 @@ class Blockwise8bitQuantizer(HfQuantizer):
                 f"{type(model).__name__} has a language-modelling head, which shares the token embedding that is "
                 "stored in 8 bits: load the bare encoder, with AutoModel.from_pretrained"
             )
-        for name, layer in list(storable_layers(model, skip=config.skip)):
+        for name, layer in list(storable_layers(model, skip=[*config.skip, *UNUSED])):
             try:
                 stored = empty_8bit(layer, block_size=config.block_size, code=config.code, name=name)
             except ValueError as error:

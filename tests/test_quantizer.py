@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, BloomConfig, BloomForCausalLM
+from transformers import AutoModel, BertModel, BloomConfig, BloomForCausalLM
 
 from lacos_st import Blockwise8bitConfig, BloomEncoder, UserError, quantize_
 from lacos_st.linear import Stored8bit, codes_hash
@@ -128,3 +128,15 @@ def test_a_language_modelling_head_is_refused(tmp_path: Path) -> None:
     BloomForCausalLM(BloomConfig(vocab_size=100, hidden_size=64, n_layer=1, n_head=2)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="load the bare encoder"):
         BloomForCausalLM.from_pretrained(tmp_path, quantization_config=Blockwise8bitConfig(block_size=64))
+
+
+def test_an_encoder_that_was_stored_without_its_pooler(tmp_path: Path) -> None:
+    """transformers leaves a pooler that a checkpoint lacks at random, with a warning; nobody here calls it."""
+    bare = BertModel(tiny.model("bert").config, add_pooling_layer=False)
+    bare.save_pretrained(tmp_path / "float")
+    config = Blockwise8bitConfig(block_size=64)
+    stored = BertModel.from_pretrained(tmp_path / "float", quantization_config=config, add_pooling_layer=False)
+    stored.save_pretrained(tmp_path / "stored")
+    loaded = AutoModel.from_pretrained(tmp_path / "stored")
+    assert type(loaded.pooler.dense) is torch.nn.Linear
+    assert torch.equal(loaded.eval()(IDS).last_hidden_state, stored.eval()(IDS).last_hidden_state)

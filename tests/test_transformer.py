@@ -334,3 +334,13 @@ def test_saving_after_dequantize(base: str, tmp_path: Path, rank: int, self_cont
     np.testing.assert_allclose(model.encode(SENTENCES), expected, atol=1e-6)
     model.save_pretrained(str(tmp_path / "saved"))
     np.testing.assert_allclose(reload(tmp_path / "saved").encode(SENTENCES), expected, atol=1e-6)
+
+
+def test_a_pooler_is_left_out(tmp_path: Path) -> None:
+    """Token embeddings do not pass through it: with it, sbert would hold and save weights that nothing trains."""
+    with_pooler = encoder(tiny.save(tmp_path / "with", "bert"), code=None, lora_rank=0, device="cpu")
+    assert not [name for name, _ in with_pooler.named_parameters() if "pooler" in name]
+    stored = encoder(str(tmp_path / "with"), block_size=64, lora_rank=0, self_contained=True, device="cpu")
+    stored.save_pretrained(str(tmp_path / "stored"))
+    again = encoder(str(tmp_path / "stored"), code=None, lora_rank=0, device="cpu")
+    np.testing.assert_allclose(again.encode(SENTENCES), stored.encode(SENTENCES), atol=1e-6)
