@@ -86,7 +86,8 @@ def load_base(
     is_bloom = config.model_type == "bloom"
     if not is_bloom:
         options["attn_implementation"] = RAGGED
-        if "add_pooling_layer" in signature(MODEL_MAPPING.get(type(config), PreTrainedModel)).parameters:
+        known: Any = MODEL_MAPPING.get(type(config), PreTrainedModel)
+        if "add_pooling_layer" in signature(known).parameters:
             options["add_pooling_layer"] = False  # over one token: token embeddings do not pass through it
     model_class: Any = BloomEncoder if is_bloom else AutoModel
     try:
