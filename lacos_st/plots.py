@@ -42,7 +42,7 @@ def plot_scores(results: Results, path: str | Path, *, figure: Figure = "max") -
     )
     _draw(canvas.subplots(), results, labels, positions, heights)
     title = "max over four similarities" if figure == "max" else "cosine similarity"
-    canvas.suptitle(f"Spearman correlation with human scores x100, {title}", fontsize=11)
+    canvas.suptitle(f"Spearman correlation with graded scores x100, {title}", fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
         canvas.savefig(Path(scratch) / path.name, dpi=150)
