@@ -85,7 +85,7 @@ def quantize(
     check_block(columns, block_size, name=name)
     table = code_table(code, tensor.device)
     codes, absmax = torch.ops.bitsandbytes.quantize_blockwise.default(tensor.contiguous(), table, block_size)
-    if not bool(absmax.isfinite().all()) or bool(tensor.isnan().any()):
+    if not bool(absmax.isfinite().all()) or bool(tensor.amax().isnan()):
         raise ValueError(f"{name} holds inf or nan, which 8-bit blocks cannot store: the checkpoint is damaged")
     return codes, absmax.view(rows, columns // block_size)
 
