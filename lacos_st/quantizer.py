@@ -18,6 +18,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from lacos_st.blockwise import BLOCK_SIZE, CODES, quantize
 from lacos_st.errors import UserError
 from lacos_st.linear import Stored8bit, dequantize_, empty_8bit, replace_layer_, storable_layers
+from lacos_st.pages import release_pages
 
 UNUSED = ("pooler.dense",)
 """Heads that encoders carry and sentence embeddings do not use: left float, as a checkpoint may lack them."""
@@ -77,6 +78,7 @@ class _Quantize(ConversionOps):
             layer = model.get_submodule(prefix)
             assert isinstance(layer, Stored8bit)
             codes, absmax = quantize(tensor, block_size=layer.block_size, code=layer.code, name=name)
+            release_pages(tensor)  # or the whole checkpoint would stay mapped until the load ends
             stored[f"{prefix}.codes"], stored[f"{prefix}.absmax"] = codes, absmax
             layer._parameters.pop("weight", None)
             if missing_keys is not None:
