@@ -35,14 +35,12 @@ class RaggedLayout:
 
     Attributes:
         order: int64 (ΣT,), the token of the caller's batch at each place of the sorted one; None if already sorted.
-        inverse: int64 (ΣT,), the way back; None if already sorted.
         position_ids: int64 (ΣT,), each sorted token's position in its own sequence.
         runs: the sorted sequences as runs of equal length, without empty sequences.
         max_length: length of the longest sequence in tokens, 0 for an empty batch.
     """
 
     order: torch.Tensor | None
-    inverse: torch.Tensor | None
     position_ids: torch.Tensor
     runs: tuple[Run, ...]
     max_length: int
@@ -67,15 +65,13 @@ def ragged_layout(cu_seq_lens: torch.Tensor) -> RaggedLayout:
     starts = sorted_lengths.cumsum(0) - sorted_lengths
     total = int(cumulative[-1])
     position_ids = torch.arange(total) - torch.repeat_interleave(starts, sorted_lengths)
-    order = inverse = None
+    order = None
     if not torch.equal(sorted_lengths, lengths):
         order = torch.repeat_interleave(cumulative[:-1][ranks], sorted_lengths) + position_ids
-        inverse = torch.empty_like(order)
-        inverse[order] = torch.arange(total)
-        order, inverse = order.to(device), inverse.to(device)
+        order = order.to(device)
     values, counts = torch.unique_consecutive(sorted_lengths, return_counts=True)
     runs = tuple(Run(count, length) for length, count in zip(values.tolist(), counts.tolist(), strict=True) if length)
-    return RaggedLayout(order, inverse, position_ids.to(device), runs, runs[-1].length if runs else 0)
+    return RaggedLayout(order, position_ids.to(device), runs, runs[-1].length if runs else 0)
 
 
 def padded_to_flat(attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
