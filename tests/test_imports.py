@@ -13,7 +13,11 @@ import pytest
 import lacos_st
 
 ROOT = Path(lacos_st.__file__).parent
+FOLDERS = ("recipe",)
 FILES = {path.stem: path for path in sorted(ROOT.glob("*.py"))}
+"""By name: "cli", "recipe.cost"; a folder's own __init__ by the folder's name, "recipe"."""
+for folder in FOLDERS:
+    FILES |= {f"{folder}.{path.stem}".removesuffix(".__init__"): path for path in sorted((ROOT / folder).glob("*.py"))}
 MAX_LINES = 400
 HEAVY = {
     "accelerate",
@@ -43,6 +47,9 @@ ALLOWED = {
     "embedded": set(),
     "adapters": {"blockwise", "errors", "linear"},
     "checkpoint": {"errors"},
+    "recipe": set(),
+    "recipe.shapes": {"errors"},
+    "recipe.cost": {"errors", "recipe.shapes"},
 }
 MODULES = {"blockwise", "linear", "quantizer", "attention", "bloom", "adapters", "checkpoint", "transformer", "pooling"}
 """The files that make up a model: data and scores know nothing of them."""
@@ -66,10 +73,16 @@ def imports(tree: ast.AST, *, inside_functions: bool) -> Iterator[str]:
 
 
 def ours(name: str, *, inside_functions: bool) -> set[str]:
-    """Stems of the package's files that file `name` imports."""
+    """Names of the package's files that file `name` imports."""
     found = imports(ast.parse(FILES[name].read_text(encoding="utf-8")), inside_functions=inside_functions)
-    parts = (full.split(".") for full in found)
-    return {part[1] for part in parts if part[0] == "lacos_st" and len(part) > 1 and part[1] in FILES}
+    parts = (full.split(".")[1:] for full in found if full.startswith("lacos_st."))
+    names = (inner if (inner := ".".join(part[:2])) in FILES else part[0] for part in parts)
+    return {found for found in names if found in FILES}
+
+
+def test_every_folder_of_code_is_known() -> None:
+    assert set(FOLDERS) == {path.parent.name for path in ROOT.glob("*/*.py")}
+    assert {path for path in ROOT.rglob("*.py")} == set(FILES.values())
 
 
 def test_the_rules_name_files_that_exist() -> None:
@@ -79,6 +92,11 @@ def test_the_rules_name_files_that_exist() -> None:
 @pytest.mark.parametrize("name", ALLOWED)
 def test_the_core_imports_one_way(name: str) -> None:
     assert ours(name, inside_functions=True) <= ALLOWED[name]
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.partition(".")[0] == "recipe"])
+def test_the_recipe_knows_nothing_of_the_modules(name: str) -> None:
+    assert not ours(name, inside_functions=True) & (MODULES | {"loading"})
 
 
 @pytest.mark.parametrize("name", DATA_SIDE)

@@ -1,0 +1,243 @@
+"""What a run costs in floating-point operations, term by term.
+
+C = 2·N_F·D + 2·N_B·D + 2·N_U·D (Ziarko et al. 2024, arXiv 2406.04165, section 3): of the parameters besides the token
+embedding, N_F take part in the forward pass, N_B are those a gradient flows back through, N_U are updated; D counts the
+tokens of both sides of the pairs. Beside it, each as a term of its own, what the paper leaves out: the products of
+attention, which grow with the square of a sentence's length; recomputation; de-quantisation; serving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal
+
+from lacos_st.errors import UserError
+from lacos_st.recipe.shapes import ModelShape, lora_targets, shape_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+Method = Literal["full", "sbert", "freeze", "bias", "lora", "lacos"]
+ADAPTED = ("lora", "lacos")
+MULTIPLY_ADD = 2  # FLOP of one multiplication and one addition
+BACKWARD_OF_ATTENTION = 2  # each of its two products has two gradients
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The sentences that are computed on.
+
+    Attributes:
+        tokens: real tokens of all sentences, D.
+        token_pairs: sum of the squares of the sentences' lengths: scores of attention per head.
+    """
+
+    tokens: float
+    token_pairs: float
+
+    @classmethod
+    def of(cls, lengths: Sequence[int]) -> Workload:
+        """That of sentences of these lengths, in tokens."""
+        return cls(sum(lengths), sum(length * length for length in lengths))
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The three counts of the paper's formula, without token embeddings."""
+
+    forward: int
+    backward: int
+    updated: int
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations of a run, by term; `total` is their sum.
+
+    Attributes:
+        forward: 2·N_F·D.
+        backward: 2·N_B·D, gradients of the layers' inputs.
+        update: 2·N_U·D, gradients of the weights.
+        attention: the two products of attention and their gradients.
+        recomputation: what is computed a second time: by gradient checkpointing, a cached loss, the lean layer.
+        dequantization: one multiplication for each weight, each time it is de-quantised.
+        serving: 2·N_F·T and attention for the tokens that are embedded after training.
+    """
+
+    forward: float = 0.0
+    backward: float = 0.0
+    update: float = 0.0
+    attention: float = 0.0
+    recomputation: float = 0.0
+    dequantization: float = 0.0
+    serving: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All terms."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    @property
+    def paper(self) -> float:
+        """The three terms that the paper counts."""
+        return self.forward + self.backward + self.update
+
+
+def parameters(
+    shape: ModelShape,
+    method: Method,
+    *,
+    rank: int = 4,
+    targets: str | Sequence[str] = "paper",
+    frozen_blocks: int = 0,
+    products_only: bool = False,
+) -> Parameters:
+    """N_F, N_B and N_U of a method.
+
+    Args:
+        shape: of the base.
+        method: full and sbert: all weights; freeze: all but the first blocks and the embeddings; bias: biases only;
+            lora and lacos: adapters only.
+        rank: of the adapters.
+        targets: where adapters go, see `lora_targets`.
+        frozen_blocks: first blocks that are frozen (freeze).
+        products_only: leave out what is in no matrix product (norms, biases, positions): what a FLOP counter sees.
+            An adapter's table on the token embedding counts in neither case: it is looked up, as that is.
+
+    Raises:
+        UserError: more blocks to freeze than there are, a model without biases, or see `lora_targets`.
+    """
+    others = 0 if products_only else shape.without_embedding - shape.linear_weights
+    base = shape.linear_weights + others
+    if method in ("full", "sbert"):
+        return Parameters(base, base, base)
+    if method == "freeze":
+        if not 0 <= frozen_blocks <= shape.layers:
+            raise UserError(f"frozen_blocks is {frozen_blocks}: the model has {shape.layers} blocks")
+        trained = _after(shape, frozen_blocks, products_only=products_only)
+        return Parameters(base, trained, trained)
+    if method == "bias":
+        if not shape.biases:
+            raise UserError(f"a {shape.model_type} has no biases to train: choose lora, freeze or full")
+        return Parameters(base, base, 0 if products_only else shape.biases)
+    layers, on_embedding = lora_targets(shape, targets)
+    adapters = rank * sum(layer.inputs + layer.outputs for layer in layers) + rank * shape.hidden * on_embedding
+    return Parameters(base + adapters, base + adapters, adapters)
+
+
+def _after(shape: ModelShape, blocks: int, *, products_only: bool) -> int:
+    """Parameters of all but the first blocks, norms shared out evenly between blocks; embeddings left out."""
+    later = [layer for layer in shape.linears if layer.block is None or layer.block >= blocks]
+    weights = sum(layer.weights for layer in later)
+    if products_only:
+        return weights
+    biases = sum(layer.outputs for layer in later if layer.biased)
+    return weights + biases + shape.norms * (shape.layers - blocks) // shape.layers
+
+
+def attention_flops(shape: ModelShape, token_pairs: float, *, causal_half: float | None = None) -> float:
+    """The two products of attention, forward: 2 · 2 · pairs · heads · head_dim per block.
+
+    Args:
+        shape: of the model.
+        token_pairs: sum of the squares of the sentences' lengths.
+        causal_half: tokens of the sentences: count only the pairs that a causal model does not mask, (L² + L) / 2;
+            None counts all L², which is what a kernel that takes a bias computes.
+    """
+    pairs = token_pairs if causal_half is None or not shape.causal else (token_pairs + causal_half) / 2
+    return 2 * MULTIPLY_ADD * pairs * shape.heads * shape.head_dim * shape.layers
+
+
+def training_flops(
+    shape: ModelShape,
+    workload: Workload,
+    *,
+    method: Method,
+    rank: int = 4,
+    targets: str | Sequence[str] = "paper",
+    frozen_blocks: int = 0,
+    checkpointing: bool = False,
+    cached: bool = False,
+    lean: bool = False,
+    passes: int = 0,
+    serve: Workload | None = None,
+) -> Flops:
+    """What training costs.
+
+    Gradients of the first block's input are counted where nothing below it is trained, as the paper does: one block
+    in as many as there are.
+
+    Args:
+        shape: of the base.
+        workload: all sentences trained on.
+        method: see `parameters`.
+        rank: see `parameters`.
+        targets: see `parameters`.
+        frozen_blocks: see `parameters`.
+        checkpointing: each block's forward is computed again in the backward.
+        cached: a cached loss (GradCache) embeds every sentence once more, without gradients.
+        lean: the lean BLOOM layer, which recomputes attention and its output product in the backward.
+        passes: encoder calls, each of which de-quantises the base (lacos): two a step, or one where both columns
+            travel together; one for every mini-batch of a cached loss.
+        serve: sentences to be embedded later.
+    """
+    count = parameters(shape, method, rank=rank, targets=targets, frozen_blocks=frozen_blocks)
+    tokens = workload.tokens
+    attention = attention_flops(shape, workload.token_pairs)
+    through = (shape.layers - frozen_blocks) / shape.layers if method == "freeze" else 1.0
+    forward = MULTIPLY_ADD * count.forward * tokens
+    again = (checkpointing + cached) * (forward + attention)
+    if lean:
+        outputs = {layer.block: layer.weights for layer in shape.linears if layer.part == "attention"}  # a block's last
+        again += MULTIPLY_ADD * sum(outputs.values()) * tokens + attention
+    stored = shape.linear_weights if method == "lacos" else 0
+    return Flops(
+        forward=forward,
+        backward=MULTIPLY_ADD * count.backward * tokens,
+        update=MULTIPLY_ADD * count.updated * tokens,
+        attention=attention * (1 + BACKWARD_OF_ATTENTION * through),
+        recomputation=again,
+        dequantization=float(stored * passes * (2 + checkpointing + cached)),
+        serving=0.0 if serve is None else serving_flops(shape, serve),
+    )
+
+
+def serving_flops(shape: ModelShape, workload: Workload) -> float:
+    """Embedding sentences, adapters merged or negligible: 2·N·T and attention."""
+    return MULTIPLY_ADD * shape.without_embedding * workload.tokens + attention_flops(shape, workload.token_pairs)
+
+
+def useful_flops(
+    model: ModelShape | PreTrainedConfig,
+    lengths: Sequence[int] | Workload,
+    *,
+    training: bool = False,
+    method: Method = "lacos",
+    rank: int = 4,
+    targets: str | Sequence[str] = "paper",
+    frozen_blocks: int = 0,
+) -> float:
+    """FLOP of the matrix products that a perfect implementation could not leave out: what a benchmark divides by time.
+
+    Real tokens only, so that padding earns nothing; only the scores that a causal model does not mask; no
+    recomputation, no de-quantisation.
+
+    Args:
+        model: configuration, or shape, of the base.
+        lengths: tokens of each sentence, both sides of the pairs; or a `Workload`.
+        training: forward and backward instead of the forward alone.
+        method: see `parameters`; without `training` it says whether there are adapters.
+        rank: see `parameters`.
+        targets: see `parameters`.
+        frozen_blocks: see `parameters`.
+    """
+    shape = model if isinstance(model, ModelShape) else shape_of(model)
+    workload = lengths if isinstance(lengths, Workload) else Workload.of(lengths)
+    count = parameters(shape, method, rank=rank, targets=targets, frozen_blocks=frozen_blocks, products_only=True)
+    attention = attention_flops(shape, workload.token_pairs, causal_half=workload.tokens)
+    if not training:
+        return MULTIPLY_ADD * count.forward * workload.tokens + attention
+    through = (shape.layers - frozen_blocks) / shape.layers if method == "freeze" else 1.0
+    products = count.forward + count.backward + count.updated
+    return MULTIPLY_ADD * products * workload.tokens + attention * (1 + BACKWARD_OF_ATTENTION * through)

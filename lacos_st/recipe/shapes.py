@@ -1,0 +1,291 @@
+"""What a model is made of, from its configuration alone: linear layers, embeddings, norms and biases, counted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from lacos_st.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+OWNERS = ("bigscience", "EleutherAI")
+"""Who published the models of `PUBLISHED` on the hub."""
+
+BLOOM_VOCABULARY = 250_880
+PUBLISHED: dict[str, tuple[str, dict[str, int]]] = {
+    # hidden, layers, heads: config.json of bigscience/bloom-*; Le Scao et al. 2022 (arXiv 2211.05100), table 3
+    **{
+        f"bloom-{size}": (
+            "bloom",
+            {"vocab_size": BLOOM_VOCABULARY, "hidden_size": hidden, "n_layer": layers, "n_head": heads},
+        )
+        for size, hidden, layers, heads in (
+            ("560m", 1024, 24, 16),
+            ("1b1", 1536, 24, 16),
+            ("1b7", 2048, 24, 16),
+            ("3b", 2560, 30, 32),
+            ("7b1", 4096, 30, 32),
+        )
+    },
+    # config.json of EleutherAI/pythia-*; Biderman et al. 2023 (arXiv 2304.01373), table 1
+    **{
+        f"pythia-{size}": (
+            "gpt_neox",
+            {
+                "vocab_size": vocabulary,
+                "hidden_size": hidden,
+                "num_hidden_layers": layers,
+                "num_attention_heads": heads,
+                "intermediate_size": 4 * hidden,
+                "max_position_embeddings": 2048,
+            },
+        )
+        for size, hidden, layers, heads, vocabulary in (
+            ("14m", 128, 6, 4, 50_304),
+            ("31m", 256, 6, 8, 50_304),
+            ("70m", 512, 6, 8, 50_304),
+            ("160m", 768, 12, 12, 50_304),
+            ("410m", 1024, 24, 16, 50_304),
+            ("1b", 2048, 16, 8, 50_304),
+            ("1.4b", 2048, 24, 16, 50_304),
+            ("2.8b", 2560, 32, 32, 50_304),
+            ("6.9b", 4096, 32, 32, 50_432),
+            ("12b", 5120, 36, 40, 50_688),
+        )
+    },
+}
+"""Model type and configuration of published sizes, so that planning for them needs no network."""
+
+
+@dataclass(frozen=True)
+class LinearShape:
+    """One linear layer.
+
+    Attributes:
+        name: full name of the layer.
+        inputs: width of its input.
+        outputs: width of its output.
+        block: number of the transformer block it belongs to; None outside the blocks.
+        part: "attention" or "feed_forward".
+        biased: whether it adds a bias.
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+    block: int | None
+    part: Literal["attention", "feed_forward"]
+    biased: bool
+
+    @property
+    def weights(self) -> int:
+        """Elements of the matrix."""
+        return self.inputs * self.outputs
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes that cost and memory follow from; counts are of parameters.
+
+    Attributes:
+        model_type: of the configuration.
+        hidden: width of the token embeddings.
+        layers: transformer blocks.
+        heads: query heads of a block.
+        head_dim: width of a head.
+        feed_forward: inner width of a block's feed-forward part.
+        causal: whether a token sees only itself and earlier ones.
+        vocabulary: rows of the token embedding.
+        embedding_name: full name of the token embedding.
+        other_embeddings: positions and token types.
+        linears: every linear layer, in the model's order.
+        norms: weights and biases of all norms.
+        norm_biases: those of them that are biases.
+        max_length: positions that the configuration names, None if it does not.
+    """
+
+    model_type: str
+    hidden: int
+    layers: int
+    heads: int
+    head_dim: int
+    feed_forward: int
+    causal: bool
+    vocabulary: int
+    embedding_name: str
+    other_embeddings: int
+    linears: tuple[LinearShape, ...]
+    norms: int
+    norm_biases: int
+    max_length: int | None
+
+    @property
+    def token_embedding(self) -> int:
+        """Parameters of the token embedding."""
+        return self.vocabulary * self.hidden
+
+    @property
+    def linear_weights(self) -> int:
+        """Parameters in matrix products."""
+        return sum(layer.weights for layer in self.linears)
+
+    @property
+    def linear_biases(self) -> int:
+        """Parameters added after matrix products."""
+        return sum(layer.outputs for layer in self.linears if layer.biased)
+
+    @property
+    def biases(self) -> int:
+        """All biases, those of norms included."""
+        return self.linear_biases + self.norm_biases
+
+    @property
+    def without_embedding(self) -> int:
+        """The papers' N: all parameters but those of the token embedding."""
+        return self.linear_weights + self.linear_biases + self.norms + self.other_embeddings
+
+    @property
+    def parameters(self) -> int:
+        """All parameters of the encoder, without a language-modelling head or a pooler."""
+        return self.token_embedding + self.without_embedding
+
+
+def published(name: str) -> PreTrainedConfig | None:
+    """The configuration of a published BLOOM or Pythia, with or without its owner's name; None for any other name."""
+    owner, _, short = name.rpartition("/")
+    if short not in PUBLISHED or owner not in ("", *OWNERS):
+        return None
+    from transformers import AutoConfig
+
+    model_type, sizes = PUBLISHED[short]
+    return AutoConfig.for_model(model_type, **sizes)
+
+
+def shape_of(config: PreTrainedConfig) -> ModelShape:
+    """The shape of the encoder that a configuration describes; no weight is read or allocated.
+
+    Args:
+        config: of a decoder or encoder that transformers' `AutoModel` knows.
+
+    Raises:
+        UserError: `AutoModel` cannot build it, or it has weights in places that are not counted here (experts,
+            convolutions), or no attention heads.
+    """
+    import torch
+    from torch import nn
+    from transformers import AutoModel
+    from transformers.initialization import no_init_weights
+
+    try:
+        with torch.device("meta"), no_init_weights():
+            model = AutoModel.from_config(config)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"no model can be built from this configuration ({config.model_type}): {error}") from error
+    heads = getattr(config, "num_attention_heads", None)
+    embedding = model.get_input_embeddings()
+    if not heads or not isinstance(embedding, nn.Embedding):
+        raise UserError(f"{type(model).__name__} has no attention heads or no token embedding: no model of text")
+    linears: list[LinearShape] = []
+    norms = norm_biases = others = counted = 0
+    embedding_name = ""
+    for name, module in model.named_modules():
+        own = {key: parameter.numel() for key, parameter in module.named_parameters(recurse=False)}
+        if name.startswith("pooler."):
+            counted += sum(own.values())  # over one token, not used for sentence embeddings
+            continue
+        if module is embedding:
+            embedding_name = name
+        elif isinstance(module, nn.Linear):
+            linears.append(_linear(name, module))
+        elif isinstance(module, nn.Embedding):
+            others += own["weight"]
+        elif "norm" in type(module).__name__.lower():
+            norms += sum(own.values())
+            norm_biases += own.get("bias", 0)
+        else:
+            continue
+        counted += sum(own.values())
+    missed = sum(parameter.numel() for parameter in model.parameters()) - counted
+    if missed:
+        raise UserError(
+            f"{type(model).__name__} keeps {missed:,} parameters outside linear layers, embeddings and norms "
+            "(experts, convolutions, ...), which this formula does not count: choose a dense transformer"
+        )
+    hidden = int(embedding.embedding_dim)
+    return ModelShape(
+        model_type=config.model_type,
+        hidden=hidden,
+        layers=int(config.num_hidden_layers),
+        heads=int(heads),
+        head_dim=int(getattr(config, "head_dim", None) or hidden // heads),
+        feed_forward=max(max(layer.inputs, layer.outputs) for layer in linears if layer.part == "feed_forward"),
+        causal=config.model_type == "bloom" or any(getattr(part, "is_causal", False) for part in model.modules()),
+        vocabulary=int(embedding.num_embeddings),
+        embedding_name=embedding_name,
+        other_embeddings=others,
+        linears=tuple(linears),
+        norms=norms,
+        norm_biases=norm_biases,
+        max_length=getattr(config, "max_position_embeddings", None) or getattr(config, "seq_length", None),
+    )
+
+
+def _linear(name: str, layer: Any) -> LinearShape:
+    number = re.search(r"\.(\d+)\.", name)
+    return LinearShape(
+        name=name,
+        inputs=int(layer.in_features),
+        outputs=int(layer.out_features),
+        block=int(number[1]) if number else None,
+        part="attention" if re.search(r"attn|attention", name) else "feed_forward",
+        biased=layer.bias is not None,
+    )
+
+
+def lora_targets(shape: ModelShape, targets: str | Sequence[str] = "paper") -> tuple[tuple[LinearShape, ...], bool]:
+    """The linear layers that LoRA goes on, and whether it goes on the token embedding.
+
+    Args:
+        shape: of the base.
+        targets: "paper" (feed-forward layers and token embedding; LACoS-BLOOM, section 3), "all-linear", or names, or
+            ends of names, of layers.
+
+    Raises:
+        UserError: a name fits no layer.
+    """
+    if targets in ("paper", ("paper",)):
+        return tuple(layer for layer in shape.linears if layer.part == "feed_forward"), True
+    if targets in ("all-linear", ("all-linear",)):
+        return shape.linears, False
+    chosen: dict[str, LinearShape] = {}
+    embedding = False
+    for target in (targets,) if isinstance(targets, str) else targets:
+        fitting = {layer.name: layer for layer in shape.linears if _ends(layer.name, target)}
+        on_embedding = _ends(shape.embedding_name, target)
+        if not fitting and not on_embedding:
+            raise UserError(f"lora_targets: {target!r} is no linear layer and no token embedding of the model")
+        chosen |= fitting
+        embedding |= on_embedding
+    return tuple(chosen.values()), embedding
+
+
+def _ends(name: str, end: str) -> bool:
+    return name == end or name.endswith("." + end)
+
+
+@cache
+def published_shape(name: str) -> ModelShape:
+    """The shape of a published size, such as "bloom-7b1".
+
+    Raises:
+        UserError: the name is not in `PUBLISHED`.
+    """
+    config = published(name)
+    if config is None:
+        raise UserError(f"{name!r} is no published size known here: expected one of {', '.join(PUBLISHED)}")
+    return shape_of(config)
