@@ -21,7 +21,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 
 import lacos_st
-from benchmarks.contest import Contender, ContenderError
+from benchmarks.contest import Contender, ContenderError, preload
 from lacos_st.blockwise import BLOCK_SIZE, dequantize, quantize
 from lacos_st.linear import storable_layers
 
@@ -201,6 +201,7 @@ def line_up(
         ValueError: one computes something else.
         ContenderError: a reference, or one of ours, does not run.
     """
+    preload("benchmarks.contenders", "lacos_st.trainer", "sentence_transformers.sentence_transformer.losses")
     with Contender(REFERENCE, factory, way=REFERENCE, **options) as reference:
         checks = {REFERENCE: reference.ask("check")}
     alive: list[Contender] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BloomConfig, BloomModel, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from benchmarks import lengths
 
@@ -71,5 +72,6 @@ def write(folder: Path, shape: Shape, *, seed: int = 0) -> None:
         for name, parameter in model.named_parameters():
             gain = 1.0 if "layernorm" in name and name.endswith("weight") or name == "ln_f.weight" else 0.0
             parameter.normal_(gain, WEIGHT_STD)
+    logging.disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer(shape.words).save_pretrained(folder)

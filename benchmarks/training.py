@@ -135,7 +135,7 @@ def contest(
     sizes = {
         "batches": len(batches),
         "pairs": sum(map(len, batches)),
-        "real_tokens": sum(tokens),
+        "real_tokens_a_batch": round(sum(tokens) / len(batches), 1),
         "padded_over_real": round(sum(padding(b) * t for b, t in zip(chosen, tokens, strict=True)) / sum(tokens), 2),
         "useful_tflop": round(sum(flops) / 1e12, 4),
         "ceiling": {"form": form, "gflops": spread(highest)},
@@ -145,7 +145,9 @@ def contest(
 
 def report(title: str, figures: dict[str, dict[str, Any]], sizes: dict[str, Any]) -> None:
     """Print one contest."""
-    print(f"\n{title}; {sizes['real_tokens']} tokens, {sizes['padded_over_real']} times that with padding\n")
+    print(
+        f"\n{title}; {sizes['real_tokens_a_batch']:.0f} tokens a batch, {sizes['padded_over_real']} times that padded\n"
+    )
     limit = sizes["ceiling"]
     print(rates_table(figures, form=limit["form"], highest=limit["gflops"], what="a step"), flush=True)
 
