@@ -1,134 +1,33 @@
-"""Ragged attention: softmax over each sequence of a flat batch, with no padding anywhere.
+"""Ragged attention: softmax over each sequence of a flat batch, with no padding and no quadratic memory.
 
-A flat batch holds the real tokens of N sequences one after another, (ΣT, ...), and `cu_seq_lens`, int32 (N + 1,), the
-running sum of their lengths: the public convention of flash attention's variable-length kernels and of
-sentence-transformers. Sequences are sorted by length once per batch, so that those of one length lie side by side and
-each such run is a plain view (n, L, heads, head_dim): scaled-dot-product attention then needs no padding and no
-padding mask, only a bias that all sequences share.
+`attend` chooses how; `ragged_attention` puts it behind transformers' attention interface.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
+
+from lacos_st.alibi import Alibi, alibi_slopes
+from lacos_st.ragged import RaggedLayout, Run, padded_to_flat, ragged_layout
+from lacos_st.sdpa import attend_by_autograd, attend_on_cpu
+
+__all__ = [
+    "RAGGED",
+    "Alibi",
+    "RaggedLayout",
+    "Run",
+    "alibi_slopes",
+    "attend",
+    "padded_to_flat",
+    "ragged_attention",
+    "ragged_layout",
+]
 
 RAGGED = "lacos_ragged"
 """The name under which `ragged_attention` is registered with transformers' attention interface."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """`count` neighbouring sequences of `length` tokens each."""
-
-    count: int
-    length: int
-
-
-@dataclass(frozen=True)
-class RaggedLayout:
-    """How the tokens of a flat batch are ordered for attention.
-
-    Attributes:
-        order: int64 (ΣT,), the token of the caller's batch at each place of the sorted one; None if already sorted.
-        position_ids: int64 (ΣT,), each sorted token's position in its own sequence.
-        runs: the sorted sequences as runs of equal length, without empty sequences.
-        max_length: length of the longest sequence in tokens, 0 for an empty batch.
-    """
-
-    order: torch.Tensor | None
-    position_ids: torch.Tensor
-    runs: tuple[Run, ...]
-    max_length: int
-
-    @property
-    def run_tokens(self) -> list[int]:
-        """Tokens in each run."""
-        return [run.count * run.length for run in self.runs]
-
-
-def ragged_layout(cu_seq_lens: torch.Tensor) -> RaggedLayout:
-    """Sort the sequences of a flat batch by length.
-
-    Args:
-        cu_seq_lens: integers (N + 1,), 0 first, not decreasing; ΣT last.
-    """
-    device = cu_seq_lens.device
-    cumulative = cu_seq_lens.detach().to("cpu", torch.int64)
-    lengths = cumulative.diff()
-    ranks = torch.argsort(lengths, stable=True)
-    sorted_lengths = lengths[ranks]
-    starts = sorted_lengths.cumsum(0) - sorted_lengths
-    total = int(cumulative[-1])
-    position_ids = torch.arange(total) - torch.repeat_interleave(starts, sorted_lengths)
-    order = None
-    if not torch.equal(sorted_lengths, lengths):
-        order = torch.repeat_interleave(cumulative[:-1][ranks], sorted_lengths) + position_ids
-        order = order.to(device)
-    values, counts = torch.unique_consecutive(sorted_lengths, return_counts=True)
-    runs = tuple(Run(count, length) for length, count in zip(values.tolist(), counts.tolist(), strict=True) if length)
-    return RaggedLayout(order, position_ids.to(device), runs, runs[-1].length if runs else 0)
-
-
-def padded_to_flat(attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the real tokens of a padded batch are, whichever side is padded.
-
-    Args:
-        attention_mask: (B, T), non-zero for a real token.
-
-    Returns:
-        Index into the B·T tokens, int64 (ΣT,), and cu_seq_lens, int32 (B + 1,).
-    """
-    real = attention_mask != 0
-    index = real.flatten().nonzero().flatten()
-    cu_seq_lens = torch.zeros(real.shape[0] + 1, dtype=torch.int32, device=real.device)
-    cu_seq_lens[1:] = real.sum(1).cumsum(0)
-    return index, cu_seq_lens
-
-
-def alibi_slopes(num_heads: int) -> torch.Tensor:
-    """The slope of each head's linear bias, float32 (heads,), for any number of heads.
-
-    Source: Press et al., "Train Short, Test Long" (arXiv 2108.12409), section 3 and its reference code: a geometric
-    sequence for a power of two; otherwise the nearest smaller power's, then every other slope of the next power.
-    """
-
-    def geometric(count: int) -> list[float]:
-        ratio = 2.0 ** (-8.0 / count)
-        return [ratio ** (i + 1) for i in range(count)]
-
-    power = 2 ** math.floor(math.log2(num_heads))
-    slopes = geometric(power) + geometric(2 * power)[0::2][: num_heads - power]
-    return torch.tensor(slopes, dtype=torch.float32)
-
-
-def alibi_bias(num_heads: int, length: int, *, kind: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """The causal ALiBi bias that every sequence of a batch shares, (heads, length, length), -inf above the diagonal.
-
-    Args:
-        num_heads: number of heads, any.
-        length: tokens of the longest sequence; a shorter one uses the top left corner.
-        kind: "exact": slope·(j - i), relative positions, rounded once to `dtype`. "reference": slope·j rounded to
-            `dtype`, as transformers' `build_alibi_tensor` does; the softmax does not see the shift between the two,
-            only the rounding, which in bfloat16 grows with j.
-        dtype: of the result: the dtype of the queries.
-        device: of the result.
-
-    Raises:
-        ValueError: `kind` is neither.
-    """
-    if kind not in ("exact", "reference"):
-        raise ValueError(f'alibi={kind!r} is unknown: choose "exact" or "reference"')
-    slopes = alibi_slopes(num_heads).to(device)[:, None, None]
-    place = torch.arange(length, device=device, dtype=torch.float32)
-    distance = place[None, None, :] - (place[None, :, None] if kind == "exact" else 0.0)
-    bias = (slopes * distance).to(dtype).expand(num_heads, length, length)
-    future = torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
-    return bias.masked_fill(future, float("-inf"))
 
 
 def attend(
@@ -138,7 +37,7 @@ def attend(
     layout: RaggedLayout,
     *,
     scale: float,
-    bias: torch.Tensor | None = None,
+    bias: Alibi | None = None,
     is_causal: bool = False,
     dropout: float = 0.0,
 ) -> torch.Tensor:
@@ -150,29 +49,22 @@ def attend(
         value: (ΣT, key heads, head_dim).
         layout: of the batch; the tokens are in its sorted order.
         scale: factor of the scores before the softmax.
-        bias: (heads, max length, max length), added to the scores.
-        is_causal: a token sees only itself and earlier ones; leave it False where `bias` says so already.
-        dropout: probability with which attention weights are dropped.
+        bias: added to the scores; causal.
+        is_causal: a token sees only itself and earlier ones; so it is with a `bias`, whatever this says.
+        dropout: probability with which attention weights are dropped; above 0, memory grows with the square of the
+            longest sequence, as the weights are kept for the backward.
 
     Returns:
         (ΣT, heads, head_dim).
     """
-    pieces = []
-    tokens = layout.run_tokens
-    for run, q, k, v in zip(layout.runs, query.split(tokens), key.split(tokens), value.split(tokens), strict=True):
-        shape = (run.count, run.length)
-        mixed = scaled_dot_product_attention(
-            q.unflatten(0, shape).transpose(1, 2),
-            k.unflatten(0, shape).transpose(1, 2),
-            v.unflatten(0, shape).transpose(1, 2),
-            attn_mask=None if bias is None else bias[None, :, : run.length, : run.length],
-            is_causal=is_causal,
-            dropout_p=dropout,
-            scale=scale,
-            enable_gqa=key.shape[1] != query.shape[1],
-        )
-        pieces.append(mixed.transpose(1, 2).flatten(0, 1))
-    return torch.cat(pieces) if pieces else query
+    device = query.device.type
+    if torch.is_autocast_enabled(device):  # as it would for torch's own attention
+        query, key, value = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (query, key, value))
+    if not layout.max_length:
+        return query
+    plain = device == "cpu" and not dropout and value.shape[-1] == query.shape[-1]
+    kernel = attend_on_cpu if plain else attend_by_autograd
+    return kernel(query, key, value, layout, scale=scale, bias=bias, is_causal=is_causal, dropout=dropout)
 
 
 def ragged_attention(

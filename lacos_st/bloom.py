@@ -15,21 +15,21 @@ from transformers import BloomConfig
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.bloom.modeling_bloom import BloomBlock, BloomModel, BloomPreTrainedModel
 
-from lacos_st.attention import RaggedLayout, alibi_bias, attend, padded_to_flat, ragged_layout
+from lacos_st.attention import Alibi, RaggedLayout, attend, padded_to_flat, ragged_layout
 
 
 class LeanBloomBlock(BloomBlock):
     """One BLOOM layer over a flat batch; its parameters are those of transformers' `BloomBlock`."""
 
     def forward(  # type: ignore[override]
-        self, hidden: torch.Tensor, layout: RaggedLayout, bias: torch.Tensor
+        self, hidden: torch.Tensor, layout: RaggedLayout, bias: Alibi
     ) -> torch.Tensor:
         """One layer.
 
         Args:
             hidden: (ΣT, H), in the layout's sorted order.
             layout: of the batch.
-            bias: (heads, max length, max length), ALiBi with the causal mask.
+            bias: ALiBi with the causal mask.
 
         Returns:
             (ΣT, H).
@@ -42,7 +42,7 @@ class LeanBloomBlock(BloomBlock):
         inner = gelu(self.mlp.dense_h_to_4h(normed), approximate="tanh")
         return residual + self._drop(self.mlp.dense_4h_to_h(inner))
 
-    def _attention(self, normed: torch.Tensor, layout: RaggedLayout, bias: torch.Tensor) -> torch.Tensor:
+    def _attention(self, normed: torch.Tensor, layout: RaggedLayout, bias: Alibi) -> torch.Tensor:
         attention = self.self_attention
         fused = attention.query_key_value(normed).unflatten(-1, (attention.num_heads, 3, attention.head_dim))
         query, key, value = fused.unbind(2)
@@ -57,7 +57,7 @@ class LeanBloomBlock(BloomBlock):
 class BloomEncoder(BloomModel):
     """BLOOM as an encoder of sentences: `BloomModel`'s weights, no key-value cache, no work on padding.
 
-    `config.alibi` chooses how ALiBi is rounded, see `attention.alibi_bias`. "exact", the default, is the paper's
+    `config.alibi` chooses how ALiBi is rounded, see `alibi.Alibi`. "exact", the default, is the paper's
     definition (relative positions): in float32 the two agree to rounding; in bfloat16 it keeps a sentence's embedding
     independent of where its tokens would have stood in a padded batch. "reference" is transformers' rounding, the
     one to compare published half-precision scores with.
@@ -135,9 +135,7 @@ class BloomEncoder(BloomModel):
     def _encode(self, embedded: torch.Tensor, layout: RaggedLayout) -> list[torch.Tensor]:
         """Hidden states (ΣT, H) before each layer and after the last layer norm."""
         hidden = self.word_embeddings_layernorm(embedded)
-        bias = alibi_bias(
-            self.num_heads, layout.max_length, kind=self.alibi, dtype=_product_dtype(hidden), device=hidden.device
-        )
+        bias = Alibi(self.num_heads, layout.max_length, self.alibi, _product_dtype(hidden), hidden.device)
         states = []
         for block in self.h:
             states.append(hidden)
