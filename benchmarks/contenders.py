@@ -1,16 +1,11 @@
-"""The ways to train and encode that are compared: stock sentence-transformers + peft, and ours.
-
-All carry LoRA on the same layers with the same values. Float ways must agree with stock float32 to 1e-4; ours in 8 bits
-with stock float32 on the same de-quantised weights, to the same tolerance; the others within what their format loses.
-"""
+"""The contenders themselves: stock sentence-transformers + peft, and ours, on one checkpoint, lined up and checked."""
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -22,48 +17,13 @@ from transformers import BitsAndBytesConfig
 
 import lacos_st
 from benchmarks.contest import Contender, ContenderError, preload
+from benchmarks.ways import REFERENCE, WAYS, check
 from lacos_st.blockwise import BLOCK_SIZE, dequantize, quantize
 from lacos_st.linear import storable_layers
 
 RANK = 4
 TARGETS = ("dense_h_to_4h", "dense_4h_to_h", "word_embeddings")
 ADAPTER_STD = 0.02
-
-
-@dataclass(frozen=True)
-class Way:
-    """One contender.
-
-    Attributes:
-        label: for tables.
-        reference: the contender whose embeddings, loss and gradients it must reproduce.
-        tolerance: largest relative L2 difference of embeddings, and of the loss; gradients may differ by ten times
-            that, as they pass through every layer twice.
-        reason: of a tolerance above 1e-4.
-    """
-
-    label: str
-    reference: str = "stock"
-    tolerance: float = 1e-4
-    reason: str = ""
-
-
-WAYS: dict[str, Way] = {
-    "stock": Way("stock + peft, float32"),
-    "stock-bf16": Way("stock + peft, bf16", tolerance=0.05, reason="bf16 keeps 8 bits of each activation"),
-    "stock-8bit": Way(
-        "stock + load_in_8bit + peft", tolerance=0.1, reason="LLM.int8 rounds weights and activations to 8 bits"
-    ),
-    "stock-nf4": Way("stock + NF4 + peft", tolerance=0.5, reason="NF4 rounds weights to 4 bits, about 9 % of each"),
-    "ours-8bit": Way("ours, 8-bit", reference="dequantized"),
-    "ours-dequantized": Way("ours, 8-bit after dequantize_", reference="dequantized"),
-    "ours-float": Way("ours, not quantised"),
-}
-TRAINED = tuple(name for name in WAYS if name != "ours-dequantized")
-"""Those that differ in training."""
-
-REFERENCE = "dequantized"
-"""Stock float32 on weights that were quantised and de-quantised: takes no turns."""
 
 
 def build(name: str, folder: str, *, rank: int = RANK, dtype: torch.dtype = torch.float32) -> SentenceTransformer:
@@ -146,43 +106,6 @@ def gradient_sketch(model: nn.Module, *, directions: int = 4) -> list[float]:
     return sketch
 
 
-def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
-    """Relative L2 difference of each figure: a number, a list or a list of lists."""
-    if ours.keys() != theirs.keys():
-        raise ValueError(f"figures {sorted(ours)} cannot be compared with {sorted(theirs)}")
-    result = {}
-    for key in sorted(ours):
-        a, b = (torch.tensor(values[key], dtype=torch.float64).flatten() for values in (ours, theirs))
-        result[key] = float((a - b).norm() / b.norm())
-    return result
-
-
-def check(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
-    """That a contender computes what its reference does.
-
-    Args:
-        name: of the contender.
-        ours: its figures: "embeddings", and in training "loss" and "gradients".
-        theirs: its reference's.
-
-    Returns:
-        The relative differences.
-
-    Raises:
-        ValueError: one is above the contender's tolerance, or is no number.
-    """
-    way = WAYS[name]
-    found = differences(ours, theirs)
-    for key, value in found.items():
-        allowed = way.tolerance * (10 if key == "gradients" else 1)
-        if not value <= allowed:
-            raise ValueError(
-                f"{way.label} does not compute what {way.reference} does: its {key} differ by {value:.2g} relative, "
-                f"allowed {allowed:.2g}"
-            )
-    return {key: float(f"{value:.2g}") for key, value in found.items()}
-
-
 def line_up(
     stack: ExitStack, factory: str, names: Sequence[str], **options: Any
 ) -> tuple[list[Contender], dict[str, dict[str, Any]]]:
@@ -220,10 +143,3 @@ def line_up(
         results[name] = {"differences": check(name, checks[name], checks[WAYS[name].reference])}
         alive.append(contender)
     return alive, results
-
-
-def report_failures(results: Mapping[str, dict[str, Any]]) -> None:
-    """Print why contenders did not run."""
-    for name, found in results.items():
-        if "failed" in found:
-            print(f"{WAYS[name].label} did not run: {found['failed']}")

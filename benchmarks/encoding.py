@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks import ceiling, contenders, lengths, rows, synthetic
 from benchmarks.contest import Contender, turns
 from benchmarks.figures import compare, rates_table, spread
+from benchmarks.ways import TRAINED, report_failures
 from lacos_st.recipe.cost import useful_flops
 from lacos_st.recipe.shapes import shape_of
 
@@ -35,7 +36,7 @@ class Encoding:
     """One way's model, in its process.
 
     Args:
-        way: of `contenders.WAYS`, or the reference.
+        way: of `ways.WAYS`, or the reference.
         folder: of the checkpoint.
         words: of `Shape`.
         rank: of the adapters; 0 for none.
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the contest, print the table, append the row and return it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small model and few sentences, in seconds")
-    parser.add_argument("--ways", nargs="+", choices=contenders.TRAINED, default=contenders.TRAINED)
+    parser.add_argument("--ways", nargs="+", choices=TRAINED, default=TRAINED)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--rank", type=int, default=0, help="of the adapters (default: none)")
     options = parser.parse_args(arguments)
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     limit = spread(highest)
     print(f"\n{count} sentences, {sum(counts)} tokens, batches of {BATCH}, {options.repetitions} times\n")
     print(rates_table(figures, form=form, highest=limit, what="encode"))
-    contenders.report_failures(checks)
+    report_failures(checks)
     return rows.append(
         "encoding",
         quick=options.quick,

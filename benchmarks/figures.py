@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.contenders import WAYS
+from benchmarks.ways import WAYS
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -22,6 +22,7 @@ from benchmarks import contenders, lengths, rows, synthetic
 from benchmarks.contest import turns
 from benchmarks.figures import ratios, show, spread, table
 from benchmarks.lengths import Length
+from benchmarks.ways import WAYS, report_failures
 
 QUERY = Length(tokens=8, characters=32)
 CALLS = 40
@@ -32,7 +33,7 @@ class Latency:
     """One way's model, in its process.
 
     Args:
-        way: of `contenders.WAYS`, or the reference.
+        way: of `ways.WAYS`, or the reference.
         folder: of the checkpoint.
         words: of `Shape`.
         rank: of the adapters; 0 for none.
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the contest, print the table, append the row and return it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small model, in seconds")
-    parser.add_argument("--ways", nargs="+", choices=contenders.WAYS, default=DEFAULT)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=DEFAULT)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--rank", type=int, default=0, help="of the adapters (default: none)")
     options = parser.parse_args(arguments)
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     print(f"\nOne query of {QUERY.tokens} tokens, {options.repetitions} times the median of {CALLS}\n")
     lines = [
         [
-            contenders.WAYS[name].label,
+            WAYS[name].label,
             show(found["milliseconds"], unit=" ms"),
             show(found["times_as_fast_as_stock"], unit="x"),
             show(found.get("time_over_float"), unit="x"),
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         for name, found in figures.items()
     ]
     print(table(["way", "a query", "as fast as stock", "time over un-quantised"], lines))
-    contenders.report_failures(checks)
+    report_failures(checks)
     return rows.append(
         "latency",
         quick=options.quick,

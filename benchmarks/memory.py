@@ -30,6 +30,7 @@ from benchmarks.lengths import Length
 from benchmarks.loading import PeakMemory
 from benchmarks.synthetic import Shape
 from benchmarks.training import Training, padding, typical_batch
+from benchmarks.ways import TRAINED, WAYS, report_failures
 
 MIB = 2**20
 DEPTHS = (2, 4)
@@ -56,7 +57,7 @@ class Saved:
     """A way's model in bfloat16, in its process.
 
     Args:
-        way: of `contenders.WAYS`.
+        way: of `ways.WAYS`.
         folder: of the checkpoint.
         words: of `Shape`.
     """
@@ -121,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure, print the table, append the row and return it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small model, in seconds")
-    parser.add_argument("--ways", nargs="+", choices=contenders.TRAINED, default=contenders.TRAINED)
+    parser.add_argument("--ways", nargs="+", choices=TRAINED, default=TRAINED)
     options = parser.parse_args(arguments)
     shape = synthetic.QUICK if options.quick else synthetic.FULL
     figures, checks = peaks(options.ways, shape=shape)
@@ -133,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     print(f"\n{len(batch)} pairs, {tokens} tokens, {padding(batch):.2f} times that with padding\n")
     lines = [
         [
-            contenders.WAYS[name].label,
+            WAYS[name].label,
             f"{found['step_bytes'] / MIB:.0f} MiB",
             f"{found['of_stock']:.2f}",
             f"{found['saved_bytes_over_hidden']:.1f}h",
@@ -141,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         for name, found in figures.items()
     ]
     print(table(["way", "peak of a step", "of stock's", "saved for backward, bf16, per token and layer"], lines))
-    contenders.report_failures(checks)
+    report_failures(checks)
     return rows.append(
         "memory",
         quick=options.quick,

@@ -1,4 +1,4 @@
-"""Rewrite README's results from the newest row of each benchmark and demo run.
+"""Rewrite README's results from the newest row of each benchmark and demo run; `--quick` runs do not count.
 
     python -m benchmarks.readme
 
@@ -7,9 +7,11 @@ What stands between the two marker lines is replaced; a benchmark without a row 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks import rows
+from benchmarks.ways import WAYS
 
 START, END = "<!-- results: written by benchmarks/readme.py -->", "<!-- end of results -->"
 MIB = 2**20
@@ -66,7 +68,134 @@ def loading_lines(row: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-LINES = {"format": format_lines, "parity": parity_lines, "loading": loading_lines}
+def percent(figure: dict[str, float]) -> str:
+    """A share with its spread."""
+    return f"{100 * figure['median']:.0f} % ({100 * figure['min']:.0f}-{100 * figure['max']:.0f})"
+
+
+def times(figure: dict[str, float]) -> str:
+    """A ratio with its spread."""
+    return f"{figure['median']:.2f}x ({figure['min']:.2f}-{figure['max']:.2f})"
+
+
+def training_lines(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of `benchmarks.training`."""
+    contests = {
+        "typical_batch": "64 pairs",
+        "random_order": f"{row.get('random_order_sizes', {}).get('pairs')} pairs in random order",
+    }
+    lines = []
+    for key, text in contests.items():
+        if ours := row.get(key, {}).get("ours-8bit"):
+            lines += [
+                (
+                    f"training step, {text}, against stock + peft, float32",
+                    f"{times(ours['times_as_fast_as_stock'])} as fast",
+                ),
+                ("the same, useful FLOP/s against `sgemm` of the same shapes", percent(ours["share_of_ceiling"])),
+            ]
+            if "time_over_float" in ours:
+                lines.append(("the same, 8-bit against un-quantised", f"{times(ours['time_over_float'])} the time"))
+    return lines
+
+
+def encoding_lines(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of `benchmarks.encoding`."""
+    ours = row["ways"].get("ours-8bit")
+    if ours is None:
+        return []
+    return [
+        (
+            f"`encode` of {row['sentences']} sentences, against stock",
+            f"{times(ours['times_as_fast_as_stock'])} as fast",
+        ),
+        ("the same, useful FLOP/s against `sgemm` of the same shapes", percent(ours["share_of_ceiling"])),
+    ]
+
+
+def latency_lines(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of `benchmarks.latency`."""
+    names = {"ours-8bit": "8-bit", "ours-dequantized": "8-bit after `dequantize_`"}
+    return [
+        (f"one query of {row['query_tokens']} tokens, {text} against un-quantised", f"{times(found)} the time")
+        for name, text in names.items()
+        if (found := row["ways"].get(name, {}).get("time_over_float"))
+    ]
+
+
+def memory_lines(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of `benchmarks.memory`."""
+    ours, stock = row["ways"].get("ours-8bit"), row["ways"]["stock"]
+    if ours is None:
+        return []
+    kept = [f"{way['saved_bytes_over_hidden']:.1f}h" for way in (ours, stock)]
+    return [
+        ("peak memory of a training step beyond the weights, against stock", f"{ours['of_stock']:.2f} of it"),
+        ("saved for backward per token and layer, bf16, bytes in units of h, against stock", " / ".join(kept)),
+    ]
+
+
+LINES = {
+    "training": training_lines,
+    "encoding": encoding_lines,
+    "latency": latency_lines,
+    "memory": memory_lines,
+    "format": format_lines,
+    "parity": parity_lines,
+    "loading": loading_lines,
+}
+
+
+def newest() -> dict[str, dict[str, Any]]:
+    """The newest row of each benchmark that ran in full size."""
+    found = {name: [row for row in rows.read(name) if not row.get("quick")] for name in LINES}
+    return {name: full[-1] for name, full in found.items() if full}
+
+
+CELLS: dict[str, tuple[str, Callable[[dict[str, Any], str], str]]] = {
+    "training": (
+        "training step, 64 pairs (of `sgemm`'s FLOP/s)",
+        lambda row, way: (
+            f"{row['typical_batch'][way]['seconds']['median']:.2f} s "
+            f"({100 * row['typical_batch'][way]['share_of_ceiling']['median']:.0f} %)"
+        ),
+    ),
+    "encoding": (
+        "`encode`, 2,000 sentences (of `sgemm`'s)",
+        lambda row, way: (
+            f"{row['ways'][way]['seconds']['median']:.1f} s "
+            f"({100 * row['ways'][way]['share_of_ceiling']['median']:.0f} %)"
+        ),
+    ),
+    "latency": ("one query", lambda row, way: f"{row['ways'][way]['milliseconds']['median']:.1f} ms"),
+    "memory": (
+        "peak of a step beyond the weights",
+        lambda row, way: f"{row['ways'][way]['step_bytes'] / MIB:.0f} MiB",
+    ),
+}
+"""Columns of the table of ways: by benchmark the heading, and the cell of a row and a way."""
+
+
+def ways_table(full: dict[str, dict[str, Any]]) -> list[str]:
+    """A Markdown table of stock and ours in all benchmarks that compare them."""
+    columns = {name: column for name, column in CELLS.items() if name in full}
+    if not columns:
+        return []
+    shape = full[next(iter(columns))]["shape"]
+    head = (
+        f"Ours against stock on a random BLOOM ({shape['layers']} layers, width {shape['hidden']}, vocabulary "
+        f"{shape['vocabulary']:,}), sentences of NLI lengths, medians:"
+    )
+    table = ["", head, "", f"| way | {' | '.join(heading for heading, _ in columns.values())} |"]
+    table.append("| --- |" + " --- |" * len(columns))
+    for way, description in WAYS.items():
+        cells = []
+        for name, (_, cell) in columns.items():
+            measured = full[name].get("typical_batch", full[name].get("ways", {}))
+            cells.append(cell(full[name], way) if way in measured else "-")
+        if set(cells) != {"-"}:
+            table.append(f"| {description.label} | {' | '.join(cells)} |")
+    return table
 
 
 def demo_table(row: dict[str, Any]) -> list[str]:
@@ -85,13 +214,14 @@ def demo_table(row: dict[str, Any]) -> list[str]:
 def results() -> str:
     """The section: tables, and the rows they were made from."""
     demos = {row["data"]: row for row in rows.read("demo")}
-    newest = {name: rows.read(name)[-1] for name in LINES if rows.read(name)}
+    full = newest()
     used = [demos[kind] for kind in ("real", "synthetic") if kind in demos]
     lines = [line for row in used for line in demo_table(row)]
-    if newest:
+    lines += ways_table(full)
+    if full:
         lines += ["", "| what | result |", "| --- | --- |"]
-        lines += [f"| {what} | {value} |" for name, row in newest.items() for what, value in LINES[name](row)]
-    used += newest.values()
+        lines += [f"| {what} | {value} |" for name, row in full.items() for what, value in LINES[name](row)]
+    used += full.values()
     if not used:
         return "No benchmark has been run yet: `make bench`."
     return "\n".join([*lines, "", "Rows:", "", *(f"- {source(row)}" for row in used)]).strip()

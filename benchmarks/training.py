@@ -28,6 +28,7 @@ from benchmarks import ceiling, contenders, lengths, rows, synthetic
 from benchmarks.contest import Contender, turns
 from benchmarks.figures import compare, rates_table, spread
 from benchmarks.synthetic import Shape
+from benchmarks.ways import TRAINED, report_failures
 from lacos_st.recipe.cost import useful_flops
 from lacos_st.recipe.shapes import shape_of
 from lacos_st.trainer import LacosTrainer
@@ -41,7 +42,7 @@ class Training:
     """One way's trainer, in its process.
 
     Args:
-        way: of `contenders.WAYS`, or the reference.
+        way: of `ways.WAYS`, or the reference.
         folder: of the checkpoint.
         words: of `Shape`.
     """
@@ -156,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the contests, print the tables, append the row and return it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small model, in seconds")
-    parser.add_argument("--ways", nargs="+", choices=contenders.TRAINED, default=contenders.TRAINED)
+    parser.add_argument("--ways", nargs="+", choices=TRAINED, default=TRAINED)
     parser.add_argument("--repetitions", type=int, default=3, help="of the typical batch (default: 3)")
     parser.add_argument("--pairs", type=int, help="in random order (default: none; at most 2000)")
     options = parser.parse_args(arguments)
@@ -187,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             row["random_order"], row["random_order_sizes"] = contest(some, products, batches, shape=shape)
             title = f"{options.pairs} pairs in random order, batches of {BATCH}"
             report(title, row["random_order"], row["random_order_sizes"])
-    contenders.report_failures(checks)
+    report_failures(checks)
     return rows.append("training", **row)
 
 

@@ -24,9 +24,11 @@ from benchmarks import (  # noqa: E402
     lengths,
     memory,
     parity,
+    readme,
     rows,
     synthetic,
     training,
+    ways,
 )
 from benchmarks import format as format_benchmark  # noqa: E402
 from benchmarks.contest import Contender, ContenderError, turns  # noqa: E402
@@ -110,14 +112,14 @@ RIGHT = {"embeddings": [[1.0, 2.0], [3.0, 4.0]], "loss": 1.0, "gradients": [1.0,
     ],
 )
 def test_a_contender_that_computes_something_else_is_caught(key: str, wrong: Any) -> None:
-    assert contenders.check("ours-8bit", RIGHT, RIGHT) == dict.fromkeys(sorted(RIGHT), 0.0)
+    assert ways.check("ours-8bit", RIGHT, RIGHT) == dict.fromkeys(sorted(RIGHT), 0.0)
     with pytest.raises(ValueError, match=f"ours, 8-bit does not compute what dequantized does: its {key} differ"):
-        contenders.check("ours-8bit", {**RIGHT, key: wrong}, RIGHT)
+        ways.check("ours-8bit", {**RIGHT, key: wrong}, RIGHT)
 
 
 def test_a_missing_figure_is_caught() -> None:
     with pytest.raises(ValueError, match="embeddings.*loss"):
-        contenders.check("ours-8bit", {"embeddings": RIGHT["embeddings"]}, RIGHT)
+        ways.check("ours-8bit", {"embeddings": RIGHT["embeddings"]}, RIGHT)
 
 
 def test_adapters_of_all_wrappings_get_the_same_values(tmp_path: Path) -> None:
@@ -170,6 +172,38 @@ def test_padding_is_that_of_two_columns() -> None:
     pairs = [(Length(1, 1), Length(4, 1)), (Length(3, 1), Length(4, 1))]
     assert lengths.tokens(pairs) == [1, 3, 4, 4]
     assert training.padding(pairs) == (2 * 3 + 2 * 4) / 12
+
+
+# README
+
+
+def test_readme_tells_full_runs_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    shape = {"vocabulary": 1000, "hidden": 64, "layers": 2, "heads": 4}
+    seconds = {"stock": [4.0], "ours-8bit": [1.1], "ours-float": [1.0]}
+    contest = figures.compare(seconds, [100e9], [125.0])
+    rows.append("training", quick=False, shape=shape, typical_batch=contest)
+    rows.append("training", quick=True, shape=shape, typical_batch={})
+    rows.append("encoding", quick=False, shape=shape, sentences=2000, ways=contest)
+    kept = {"step_bytes": 2**20, "of_stock": 0.25, "saved_bytes_over_hidden": 16.04}
+    rows.append("memory", quick=False, shape=shape, ways={"stock": kept, "ours-8bit": kept})
+    found = figures.spread([2.5])
+    rows.append(
+        "latency",
+        quick=False,
+        query_tokens=8,
+        ways={"ours-dequantized": {"milliseconds": found, "time_over_float": found}},
+    )
+    text = readme.results()
+    for line in (
+        "| ours, 8-bit | 1.10 s (73 %) | 1.1 s (73 %) | - | 1 MiB |",
+        "| training step, 64 pairs, against stock + peft, float32 | 3.64x (3.64-3.64) as fast |",
+        "| the same, 8-bit against un-quantised | 1.10x (1.10-1.10) the time |",
+        "| `encode` of 2000 sentences, against stock | 3.64x (3.64-3.64) as fast |",
+        "| one query of 8 tokens, 8-bit after `dequantize_` against un-quantised | 2.50x (2.50-2.50) the time |",
+        "| saved for backward per token and layer, bf16, bytes in units of h, against stock | 16.0h / 16.0h |",
+    ):
+        assert line in text.splitlines()
 
 
 # Memory
