@@ -6,6 +6,7 @@ attention goes sequence by sequence with one ALiBi bias for the whole batch; GEL
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -16,33 +17,73 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.models.bloom.modeling_bloom import BloomBlock, BloomModel, BloomPreTrainedModel
 
 from lacos_st.attention import Alibi, RaggedLayout, attend, padded_to_flat, ragged_layout
+from lacos_st.bloom_layer import FrozenLayer, run_layer
+from lacos_st.product import frozen_product
 
 
-class LeanBloomBlock(BloomBlock):
-    """One BLOOM layer over a flat batch; its parameters are those of transformers' `BloomBlock`."""
+class LeanBloomBlock(nn.Module):
+    """One BLOOM layer over a flat batch; its parameters are those of transformers' `BloomBlock`.
 
-    def forward(  # type: ignore[override]
-        self, hidden: torch.Tensor, layout: RaggedLayout, bias: Alibi
-    ) -> torch.Tensor:
+    Over a frozen base it runs as `bloom_layer.run_layer`. Where base weights are trained, or there is dropout, it is
+    the same computation as plain modules.
+    """
+
+    gradient_checkpointing = False  # transformers sets it, and this function with it
+    _gradient_checkpointing_func: Callable[..., torch.Tensor]
+    input_layernorm: nn.LayerNorm
+    post_attention_layernorm: nn.LayerNorm
+    self_attention: Any  # BloomAttention, whose linear layers may be peft's
+    mlp: Any  # BloomMLP, likewise
+
+    def __init__(self, config: BloomConfig, layer_idx: int):
+        super().__init__()
+        for name, module in BloomBlock(config, layer_idx=layer_idx).named_children():
+            self.add_module(name, module)
+        self.post_layernorm_residual = config.apply_residual_connection_post_layernorm
+        self.hidden_dropout = config.hidden_dropout
+
+    def forward(self, hidden: torch.Tensor, layout: RaggedLayout, bias: Any) -> torch.Tensor:
         """One layer.
 
         Args:
             hidden: (ΣT, H), in the layout's sorted order.
             layout: of the batch.
-            bias: ALiBi with the causal mask.
+            bias: what `attend` adds to the scores: ALiBi.
 
         Returns:
             (ΣT, H).
         """
+        checkpoint = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+        frozen = self._frozen()
+        if frozen is not None:
+            return run_layer(frozen, hidden, layout, bias, checkpoint=checkpoint)
+        if checkpoint:
+            return self._gradient_checkpointing_func(self._as_modules, hidden, layout, bias)
+        return self._as_modules(hidden, layout, bias)
+
+    def _frozen(self) -> FrozenLayer | None:
+        """The weights for `run_layer`; None where it cannot be used."""
+        attention, norms = self.self_attention, (self.input_layernorm, self.post_attention_layernorm)
+        dropout = self.training and (self.hidden_dropout or attention.attention_dropout.p)
+        if dropout or self.post_layernorm_residual or any(norm.weight.requires_grad for norm in norms):
+            return None
+        layers = (attention.query_key_value, attention.dense, self.mlp.dense_h_to_4h, self.mlp.dense_4h_to_h)
+        products = [frozen_product(layer, training=self.training) for layer in layers]
+        fused, dense, up, down = products
+        if fused is None or dense is None or up is None or down is None:
+            return None
+        return FrozenLayer(norms, fused, dense, up, down, attention.num_heads, attention.inv_norm_factor)
+
+    def _as_modules(self, hidden: torch.Tensor, layout: RaggedLayout, bias: Any) -> torch.Tensor:
         normed = self.input_layernorm(hidden)
-        residual = normed if self.apply_residual_connection_post_layernorm else hidden
+        residual = normed if self.post_layernorm_residual else hidden
         hidden = residual + self._drop(self._attention(normed, layout, bias))
         normed = self.post_attention_layernorm(hidden)
-        residual = normed if self.apply_residual_connection_post_layernorm else hidden
+        residual = normed if self.post_layernorm_residual else hidden
         inner = gelu(self.mlp.dense_h_to_4h(normed), approximate="tanh")
         return residual + self._drop(self.mlp.dense_4h_to_h(inner))
 
-    def _attention(self, normed: torch.Tensor, layout: RaggedLayout, bias: Alibi) -> torch.Tensor:
+    def _attention(self, normed: torch.Tensor, layout: RaggedLayout, bias: Any) -> torch.Tensor:
         attention = self.self_attention
         fused = attention.query_key_value(normed).unflatten(-1, (attention.num_heads, 3, attention.head_dim))
         query, key, value = fused.unbind(2)

@@ -69,7 +69,10 @@ class Stored8bit(nn.Module):
     Buffers:
         codes: uint8 (rows, columns).
         absmax: float32 (rows, columns / block_size); no `.to()`, `.half()` or `.bfloat16()` changes its dtype.
-        compute_dtype_like: empty, not saved; carries the dtype that `.to()` and `.half()` last asked for.
+        compute_dtype_like: empty, not saved; carries the dtype and device that `.to()` and `.half()` last asked for.
+
+    Attributes:
+        on_host: codes and absmax stay where they are, whatever device `.to()` asks for.
     """
 
     codes: torch.Tensor
@@ -77,6 +80,7 @@ class Stored8bit(nn.Module):
     compute_dtype_like: torch.Tensor
     block_size: int
     code: str
+    on_host = False
 
     def store(self, codes: torch.Tensor, absmax: torch.Tensor, *, block_size: int, code: str) -> None:
         """Take over a stored weight in place of the float parameter.
@@ -111,18 +115,17 @@ class Stored8bit(nn.Module):
         """The codes: where peft looks for the device of a stored weight before it would de-quantise `weight`."""
         return self.codes
 
-    def dequantized(self) -> torch.Tensor:
-        """The weight as floats (rows, columns), in the dtype that the layer computes in."""
-        return dequantize(
-            self.codes, self.absmax, block_size=self.block_size, code=self.code, dtype=self.compute_dtype_like.dtype
-        )
+    def dequantized(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The weight as floats (rows, columns), in `dtype` or the one that the layer computes in."""
+        dtype = dtype or self.compute_dtype_like.dtype
+        return dequantize(self.codes, self.absmax, block_size=self.block_size, code=self.code, dtype=dtype)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         stored = {name: self._buffers.pop(name) for name in ("codes", "absmax")}
         super()._apply(fn, recurse)
         for name, tensor in stored.items():
             assert tensor is not None
-            moved = fn(tensor)
+            moved = tensor if self.on_host else fn(tensor)
             self._buffers[name] = moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
         return self
 
@@ -151,8 +154,8 @@ class Embedding8bit(Stored8bit, nn.Embedding):  # type: ignore[override]  # weig
         """input: int (...); returns (..., embedding_dim)."""
         rows = input.flatten()
         values = dequantize(
-            self.codes[rows],
-            self.absmax[rows],
+            _rows(self.codes, rows),
+            _rows(self.absmax, rows),
             block_size=self.block_size,
             code=self.code,
             dtype=self.compute_dtype_like.dtype,
@@ -162,6 +165,38 @@ class Embedding8bit(Stored8bit, nn.Embedding):  # type: ignore[override]  # weig
     def extra_repr(self) -> str:
         """Shape and storage."""
         return f"{super().extra_repr()}, block_size={self.block_size}, code={self.code}"
+
+
+def _rows(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """table[rows] on the device of `rows`; from host memory to a GPU through a pinned copy of these rows alone."""
+    if table.device == rows.device:
+        return table[rows]
+    shape = (rows.shape[0], table.shape[1])
+    picked = torch.empty(shape, dtype=table.dtype, pin_memory=rows.device.type == "cuda")
+    torch.index_select(table, 0, rows.to(table.device), out=picked)
+    return picked.to(rows.device, non_blocking=True)
+
+
+def keep_embedding_on_host_(module: nn.Module, *, device: str = "cpu") -> None:
+    """Leave the 8-bit token embedding in host memory when `module` moves: only the rows looked up travel.
+
+    Args:
+        module: with `get_input_embeddings`, as transformers' models have it; without adapters.
+        device: "cpu", the only choice.
+
+    Raises:
+        UserError: another device, or the embedding is not stored in 8 bits.
+    """
+    if device != "cpu":
+        raise UserError(f'embedding_device={device!r}: expected "cpu", or None for the device of the model')
+    embedding = cast(Any, module).get_input_embeddings()
+    if not isinstance(embedding, Embedding8bit):
+        raise UserError(
+            f"embedding_device={device!r} is for a token embedding stored in 8 bits, this one is a "
+            f'{type(embedding).__name__}: choose code="dynamic" and do not skip it, or leave embedding_device out'
+        )
+    embedding.codes, embedding.absmax = embedding.codes.cpu(), embedding.absmax.cpu()
+    embedding.on_host = True
 
 
 def storable_layers(module: nn.Module, *, skip: Collection[str] = ()) -> Iterator[tuple[str, nn.Linear | nn.Embedding]]:
@@ -254,7 +289,8 @@ def dequantize_(module: nn.Module, *, dtype: torch.dtype | None = None) -> None:
     for name, layer in list(module.named_modules()):
         if not isinstance(layer, Linear8bit | Embedding8bit):
             continue
-        weight = nn.Parameter(layer.dequantized().to(dtype or layer.compute_dtype_like.dtype), requires_grad=False)
+        values = layer.dequantized().to(layer.compute_dtype_like.device, dtype or layer.compute_dtype_like.dtype)
+        weight = nn.Parameter(values, requires_grad=False)
         plain: nn.Linear | nn.Embedding
         if isinstance(layer, Linear8bit):
             plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")

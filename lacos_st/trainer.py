@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
@@ -16,6 +17,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lacos_st.adapters import adapter_parameters, is_quantized
+from lacos_st.columns import tie_columns_
 from lacos_st.errors import UserError
 from lacos_st.transformer import LoRA8bit
 
@@ -23,13 +25,21 @@ LOSS_FILE = "loss.safetensors"
 
 
 class LacosTrainer(SentenceTransformerTrainer):
-    """The stock trainer with a `_load_from_checkpoint` that never touches a frozen base.
+    """The stock trainer, with the columns of a batch embedded in one pass and a `_load_from_checkpoint` that is safe.
 
     The stock method (resume and `load_best_model_at_end`) loads the whole model anew in float and copies it over the
     one that is being trained; into int8 tensors it truncates, which leaves a base of zeros, without an error. Here the
-    first module takes back its adapter, the others the weights they have, and a loss with weights of its own
-    (SoftmaxLoss) those that `LossWeights` wrote, which the stock checkpoint leaves out.
+    base is never touched: the first module takes back its adapter, the others the weights they have, and a loss with
+    weights of its own (SoftmaxLoss) those that `LossWeights` wrote, which the stock checkpoint leaves out.
     """
+
+    def collect_features(self, inputs: dict[str, Any]) -> tuple[list[dict[str, Any]], torch.Tensor | None]:
+        """As the stock method; flat columns are tied together, unless a cached loss is going to cut them up."""
+        features, labels = super().collect_features(inputs)
+        parts = self.loss.modules() if isinstance(self.loss, nn.Module) else ()
+        if isinstance(self.model[0], LoRA8bit) and not any(hasattr(part, "mini_batch_size") for part in parts):
+            tie_columns_(features)
+        return features, labels
 
     def _load_from_checkpoint(self, checkpoint_path: str) -> None:  # type: ignore[override]
         """Restore what is trained from `checkpoint_path`.

@@ -21,10 +21,13 @@ from lacos_st import adapters, checkpoint
 from lacos_st.attention import padded_to_flat, ragged_layout
 from lacos_st.blockwise import BLOCK_SIZE
 from lacos_st.bloom import BloomEncoder
+from lacos_st.columns import COLUMN, Column
 from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
+from lacos_st.linear import keep_embedding_on_host_
 from lacos_st.loading import load_base, read_config
 from lacos_st.pooling import Pooling
+from lacos_st.probes import base_dtype_name, check_base_hash, embed_probes
 from lacos_st.quantizer import Blockwise8bitConfig
 
 ADAPTER_FOLDER = "adapter"
@@ -48,6 +51,8 @@ class LoRA8bit(Transformer):
         skip: names of layers that stay float.
         self_contained: whether `save` writes the base's weights too. Without, it writes the adapter (megabytes) and
             names the base by name, revision and hash. Weights that are not frozen are always written.
+        embedding_device: "cpu" keeps the 8-bit token embedding (1 GiB for bloom-7b1) in host memory wherever the model
+            goes: only the rows of a batch travel. Its LoRA goes with the model. None: with the model.
         **kwargs: sentence-transformers' `Transformer` options: `max_seq_length`, `model_kwargs`
             (`{"dtype": torch.bfloat16}`; `{"base": folder}` where the base of a saved adapter has moved),
             `processor_kwargs`, ... Sentences are embedded as plain text, also where the tokenizer has a chat template,
@@ -68,6 +73,7 @@ class LoRA8bit(Transformer):
         "code",
         "skip",
         "self_contained",
+        "embedding_device",
     ]
 
     def __init__(
@@ -83,6 +89,7 @@ class LoRA8bit(Transformer):
         code: str | None = "dynamic",
         skip: Sequence[str] = (),
         self_contained: bool = False,
+        embedding_device: str | None = None,
         **kwargs: Any,
     ) -> None:
         path = resolve(model_name_or_path)
@@ -96,6 +103,7 @@ class LoRA8bit(Transformer):
             "code": code,
             "skip": list(skip),
             "self_contained": self_contained,
+            "embedding_device": embedding_device,
         }
         for name, value in self._init_options.items():
             setattr(self, name, value)
@@ -117,6 +125,8 @@ class LoRA8bit(Transformer):
         super().__init__(path, model_kwargs=model_kwargs, **kwargs)
         if self.tokenizer is not None and self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token  # for callers who pad; flat batches do not
+        if self.embedding_device is not None:
+            keep_embedding_on_host_(self.model, device=self.embedding_device)
         if self.lora_rank:
             adapters.add_lora_(
                 self.model,
@@ -140,6 +150,7 @@ class LoRA8bit(Transformer):
     code: str | None
     skip: list[str]
     self_contained: bool
+    embedding_device: str | None
 
     # Loading
 
@@ -210,21 +221,16 @@ class LoRA8bit(Transformer):
     def _check_loaded(self, path: str) -> None:
         """Hash of the base, adapter weights and probe sentences against what was saved."""
         manifest = cast(checkpoint.Manifest, self._manifest)
-        if self._base_sha256 != manifest.base_sha256:
-            raise UserError(
-                f"the base {self._base_path!r} is not the one this model was saved with: its hash is "
-                f"{self._base_sha256[:12]}..., expected {manifest.base_sha256[:12]}... (revision {manifest.revision}, "
-                f"quantisation {manifest.quantization}); {manifest.differences()}. Restore the base"
-            )
+        check_base_hash(self._base_sha256, manifest, self._base_path)
         if self.lora_rank and manifest.lora:  # a base that was saved without an adapter gets a fresh one
             folder = load_dir_path(path, ADAPTER_FOLDER, **self._hub)
             self.restore_adapter(path if folder is None else str(Path(folder).parent))
         probes = load_file_path(path, checkpoint.PROBES_FILE, **self._hub)
         checkpoint.check_probes(
-            self._embed_probes(),
+            embed_probes(self),
             Path(probes or Path(path) / checkpoint.PROBES_FILE),
             manifest,
-            dtype=self._dtype_name(),
+            dtype=base_dtype_name(self.model),
         )
 
     def restore_adapter(self, folder: str | Path) -> None:
@@ -265,6 +271,14 @@ class LoRA8bit(Transformer):
         """
         if self.training and torch.is_grad_enabled():
             adapters.check_frozen(self.model)
+        column: Column | None = features.pop(COLUMN, None)
+        if column is not None:
+            embedded = column.token_embeddings(self, lambda tied: self._embed(tied, **kwargs)[self.module_output_name])
+            features[self.module_output_name] = embedded
+            return features
+        return self._embed(features, **kwargs)
+
+    def _embed(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         if isinstance(self.model, BloomEncoder):
             return super().forward(features, **kwargs)
         input_ids = features["input_ids"]
@@ -308,7 +322,8 @@ class LoRA8bit(Transformer):
         frozen = bool(adapters.adapter_parameters(self.model)) or adapters.is_quantized(self.model)
         with_base = self.self_contained or not frozen
         if with_base and not adapters.is_quantized(self.model):
-            self.code = None  # also after dequantize_: what is written is floats, and is to be read as such
+            # also after dequantize_: what is written is floats, and is to be read as such
+            self.code = self.embedding_device = None
             if hasattr(self.model.config, "quantization_config"):
                 del self.model.config.quantization_config
         self.model.config.architectures = [
@@ -322,7 +337,7 @@ class LoRA8bit(Transformer):
         revision = getattr(self.model.config, "_commit_hash", None)
         if self.lora_rank:
             adapters.save_adapter(self.model, folder / ADAPTER_FOLDER, base_name=self.base_name, revision=revision)
-        checkpoint.write_probes(self._embed_probes(), folder)
+        checkpoint.write_probes(embed_probes(self), folder)
         checkpoint.Manifest(
             base=self.origin if with_base else self.base_name,
             revision=revision,
@@ -334,25 +349,8 @@ class LoRA8bit(Transformer):
             lora={"rank": self.lora_rank, "alpha": self.lora_alpha, "targets": self.lora_targets}
             if self.lora_rank
             else None,
-            dtype=self._dtype_name(),
+            dtype=base_dtype_name(self.model),
         ).write(folder)
-
-    def _dtype_name(self) -> str:
-        """The dtype that the base computes in, which its layer norms have."""
-        base = (p for name, p in self.model.named_parameters() if ".lora_" not in name and p.is_floating_point())
-        return str(next(base).dtype).removeprefix("torch.")
-
-    def _embed_probes(self) -> torch.Tensor:
-        """Mean-pooled token embeddings of the probe sentences, float32 (len(PROBES), H), on the CPU."""
-        was_training = self.training
-        self.eval()
-        with torch.no_grad():
-            features = self.preprocess(list(checkpoint.PROBES))
-            device = next(self.model.parameters()).device
-            features = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in features.items()}
-            pooled = Pooling(self.get_embedding_dimension())(self(features))["sentence_embedding"]
-        self.train(was_training)
-        return cast(torch.Tensor, pooled.float().cpu())
 
 
 class BloomLoRA8bit(LoRA8bit):

@@ -1,0 +1,52 @@
+"""Whether a loaded model is the one that was saved: the hash of its base, and how it embeds a few probe sentences."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from lacos_st.checkpoint import PROBES, Manifest
+from lacos_st.errors import UserError
+from lacos_st.pooling import Pooling
+
+
+def check_base_hash(base_sha256: str, manifest: Manifest, path: str) -> None:
+    """That the base at `path` has the hash that the manifest names.
+
+    Raises:
+        UserError: it has another one.
+    """
+    if base_sha256 != manifest.base_sha256:
+        raise UserError(
+            f"the base {path!r} is not the one this model was saved with: its hash is {base_sha256[:12]}..., expected "
+            f"{manifest.base_sha256[:12]}... (revision {manifest.revision}, quantisation {manifest.quantization}); "
+            f"{manifest.differences()}. Restore the base"
+        )
+
+
+def embed_probes(module: Any) -> torch.Tensor:
+    """Mean-pooled token embeddings of the probe sentences.
+
+    Args:
+        module: a `LoRA8bit`; its mode, training or not, is as before afterwards.
+
+    Returns:
+        float32 (len(PROBES), H), on the CPU.
+    """
+    was_training = module.training
+    module.eval()
+    with torch.no_grad():
+        features = module.preprocess(list(PROBES))
+        device = next(module.model.parameters()).device
+        features = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in features.items()}
+        pooled = Pooling(module.get_embedding_dimension())(module(features))["sentence_embedding"]
+    module.train(was_training)
+    return cast(torch.Tensor, pooled.float().cpu())
+
+
+def base_dtype_name(model: nn.Module) -> str:
+    """The dtype that the base below `model` computes in, which its layer norms have: "float32", say."""
+    base = (p for name, p in model.named_parameters() if ".lora_" not in name and p.is_floating_point())
+    return str(next(base).dtype).removeprefix("torch.")

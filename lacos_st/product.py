@@ -1,0 +1,128 @@
+"""The product of a frozen linear layer with its LoRA adapter, forward and backward, as pure functions.
+
+y = x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ, with W frozen: stored in 8-bit blocks and de-quantised for the product, or a float. What the
+backward needs beside its incoming gradient is x alone, which the caller keeps or computes again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeGuard, cast
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from lacos_st.linear import Stored8bit
+
+
+@dataclass(frozen=True)
+class FrozenProduct:
+    """A frozen linear layer, and the adapter on it if there is one.
+
+    Attributes:
+        layer: holds W (out, in) and b (out,), neither trainable.
+        down: A, (r, in); None without an adapter.
+        up: B, (out, r); None without an adapter.
+        scaling: s.
+    """
+
+    layer: nn.Linear
+    down: torch.Tensor | None
+    up: torch.Tensor | None
+    scaling: float
+
+    @property
+    def adapter(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """A and B."""
+        return self.down, self.up
+
+    def matrix(self, dtype: torch.dtype) -> torch.Tensor:
+        """W (out, in) as floats, new where it is stored in 8 bits or another dtype."""
+        if isinstance(self.layer, Stored8bit):
+            return self.layer.dequantized(dtype)
+        return self.layer.weight.detach().to(dtype)
+
+    def forward(self, inputs: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """The product, in the dtype of `inputs`.
+
+        Args:
+            inputs: x, (T, in).
+            residual: (T, out), added to the result and left as it is; the result takes its dtype.
+
+        Returns:
+            (T, out).
+        """
+        dtype = inputs.dtype
+        bias = self.layer.bias
+        weight = self.matrix(dtype).t()
+        product = torch.mm(inputs, weight) if bias is None else torch.addmm(bias.to(dtype), inputs, weight)
+        if self.down is not None and self.up is not None:
+            product.addmm_(inputs @ self.down.to(dtype).t(), self.up.to(dtype).t(), alpha=self.scaling)
+        if residual is None:
+            return product
+        return product.add_(residual) if residual.dtype == dtype else residual + product
+
+    def backward(self, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The gradient of x; and that of x·Aᵀ, which the adapter's own gradients are made of.
+
+        Args:
+            grad: of y, (T, out).
+
+        Returns:
+            (T, in), and (T, r) or None without an adapter.
+        """
+        grad_inputs = torch.mm(grad, self.matrix(grad.dtype))
+        if self.down is None or self.up is None:
+            return grad_inputs, None
+        grad_inner = torch.mm(grad, self.up.to(grad.dtype)).mul_(self.scaling)
+        return grad_inputs.addmm_(grad_inner, self.down.to(grad.dtype)), grad_inner
+
+    def adapter_grads(
+        self, inputs: torch.Tensor, grad: torch.Tensor, grad_inner: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The gradients of A and B, in their dtypes.
+
+        Args:
+            inputs: x, (T, in).
+            grad: of y, (T, out).
+            grad_inner: what `backward` gave for it.
+        """
+        if self.down is None or self.up is None or grad_inner is None:
+            return None, None
+        inner = inputs @ self.down.to(inputs.dtype).t()
+        grad_up = torch.mm(inner.t(), grad).t().mul(self.scaling)  # that way round: (r, T)·(T, out) is the faster one
+        return torch.mm(grad_inner.t(), inputs).to(self.down.dtype), grad_up.to(self.up.dtype)
+
+
+def frozen_product(layer: nn.Module, *, training: bool) -> FrozenProduct | None:
+    """`layer` as a `FrozenProduct`; None where it is something else and has to be called as a module.
+
+    Something else is: a base weight or bias that is trained, an adapter with dropout, several or merged adapters, one of
+    peft's variants of LoRA.
+
+    Args:
+        layer: a linear layer, or peft's LoRA around one.
+        training: whether dropout counts.
+    """
+    if not isinstance(layer, LoraLayer):
+        return FrozenProduct(layer, None, None, 1.0) if _is_frozen(layer) else None
+    base: Any = layer.get_base_layer()
+    if not _is_frozen(base) or layer.merged or layer.lora_variant:
+        return None
+    if layer.disable_adapters or not layer.active_adapters:
+        return FrozenProduct(base, None, None, 1.0)
+    if len(layer.active_adapters) != 1 or (name := layer.active_adapters[0]) not in layer.lora_A:
+        return None
+    if training and not isinstance(layer.lora_dropout[name], nn.Identity):
+        return None
+    down, up = cast(nn.Linear, layer.lora_A[name]), cast(nn.Linear, layer.lora_B[name])
+    if up.bias is not None:
+        return None
+    return FrozenProduct(base, down.weight, up.weight, layer.scaling[name])
+
+
+def _is_frozen(layer: nn.Module) -> TypeGuard[nn.Linear]:
+    if not isinstance(layer, nn.Linear) or (type(layer) is not nn.Linear and not isinstance(layer, Stored8bit)):
+        return False
+    return not any(parameter.requires_grad for parameter in layer.parameters())
