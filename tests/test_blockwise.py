@@ -29,6 +29,45 @@ def test_bit_equal_to_bitsandbytes(block_size: int, code: str, dtype: torch.dtyp
     )
 
 
+@pytest.mark.parametrize("code", CODES)
+def test_bit_equal_wherever_the_code_changes(code: str) -> None:
+    """Each step from one code to the next, 1,000 floats on either side of it: that fixes the function everywhere."""
+    table = code_table(code)
+    middles = (0.5 * (table[:-1] + table[1:])).clamp(-0.999, 0.999)
+    grid = ((middles.double() + 1) * 32767.5).round() / 32767.5 - 1 + torch.tensor([[-0.5], [0.5], [1.5]]) / 32767.5
+    near = grid.float().view(torch.int32).flatten()[:, None] + torch.arange(-1000, 1001, dtype=torch.int32)
+    values = torch.cat([near.view(torch.float32).flatten().clamp(-1, 1), torch.ones(1)])[None]
+    theirs, _ = torch.ops.bitsandbytes.quantize_blockwise.default(values, table, values.numel())
+    codes, _ = quantize(values, block_size=values.numel(), code=code)
+    assert len(codes.unique()) > 245  # the walk did cross the steps
+    assert torch.equal(codes, theirs)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_change_nothing(threads: int) -> None:
+    """More blocks than one thread takes at a time, shares that do not divide evenly, a zero block among them."""
+    weight = torch.randn(501, 1024, generator=torch.Generator().manual_seed(0)).bfloat16()
+    weight[77] = 0
+    theirs, state = bnb.quantize_blockwise(weight, code=bnb.create_dynamic_map(), blocksize=256)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            codes, absmax = quantize(weight)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(codes, theirs)
+    assert torch.equal(absmax.flatten(), state.absmax)
+    codes.zero_()  # an ordinary tensor, not one that only inference mode may change
+
+
+def test_blocks_too_small_to_scale_become_zeros() -> None:
+    weight = torch.tensor([[1e-40, 0.0, -1e-41, 0.0], [1e-30, 0.0, -1e-31, 0.0]])
+    stored = dequantize(*quantize(weight, block_size=4), block_size=4, code="dynamic")
+    assert torch.all(stored[0] == 0)
+    assert torch.allclose(stored[1], weight[1], rtol=0.02, atol=1e-34)
+
+
 def test_relative_rms_on_gaussian_weights() -> None:
     weight = torch.randn(512, 4096, generator=torch.Generator().manual_seed(0)) * 0.02
     assert quantization_error(weight, block_size=256).relative_rms <= 0.011
@@ -92,11 +131,12 @@ def test_zero_block_stays_zero() -> None:
     assert quantization_error(torch.zeros(1, 256)).relative_rms == 0
 
 
+@pytest.mark.parametrize("rows", [2, 400])  # in one thread's piece, and in the last piece of many
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_inf_and_nan_are_refused(bad: float, dtype: torch.dtype) -> None:
-    weight = torch.ones(2, 256, dtype=dtype)
-    weight[1, 17] = bad
+def test_inf_and_nan_are_refused(bad: float, dtype: torch.dtype, rows: int) -> None:
+    weight = torch.ones(rows, 256, dtype=dtype)
+    weight[-1, 17] = bad
     with pytest.raises(ValueError, match=r"mlp.weight holds inf or nan"):
         quantize(weight, name="mlp.weight")
 
