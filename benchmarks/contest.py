@@ -131,7 +131,8 @@ def turns(programs: Mapping[Contender, Sequence[dict[str, Any]]]) -> dict[str, l
         Answers by the contender's name, in the order of its requests.
     """
     answers: dict[str, list[dict[str, Any]]] = {contender.name: [] for contender in programs}
-    for requests in zip(*programs.values(), strict=True):
+    for number, requests in enumerate(zip(*programs.values(), strict=True), 1):
+        print(f"turn {number}", file=sys.stderr, flush=True)
         for contender, request in zip(programs, requests, strict=True):
             time.sleep(PAUSE_SECONDS)
             answers[contender.name].append(contender.ask(**request))
