@@ -50,6 +50,7 @@ ALLOWED = {
     "embedded": set(),
     "adapters": {"blockwise", "errors", "linear"},
     "checkpoint": {"errors"},
+    "probes": {"checkpoint", "errors", "pooling"},
     "recipe": set(),
     "recipe.shapes": {"errors"},
     "recipe.cost": {"errors", "recipe.shapes"},
