@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard, cast
 
 import torch
-from peft.tuners.lora import LoraLayer
+from peft.tuners import lora
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from lacos_st.linear import Stored8bit
 
@@ -95,17 +96,61 @@ class FrozenProduct:
         return torch.mm(grad_inner.t(), inputs).to(self.down.dtype), grad_up.to(self.up.dtype)
 
 
+class FusedLoRALinear(lora.Linear):
+    """peft's LoRA around a linear layer, for any architecture, that keeps its input once and nothing else.
+
+    Adapters take part in the product in the dtype of the product, also where they are stored as float32. Whatever
+    `frozen_product` cannot take goes peft's own way.
+    """
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """x: (..., in); returns (..., out)."""
+        product = frozen_product(self, training=self.training)
+        if product is None or args or kwargs:
+            return super().forward(x, *args, **kwargs)
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        with torch.autocast(device, enabled=False):
+            return _Product.apply(x, product, dtype, *product.adapter)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: torch.Tensor,
+        product: FrozenProduct,
+        dtype: torch.dtype,
+        down: torch.Tensor | None,
+        up: torch.Tensor | None,
+    ) -> torch.Tensor:
+        ctx.product, ctx.dtype = product, dtype
+        ctx.save_for_backward(inputs, down, up)
+        return product.forward(inputs.flatten(0, -2).to(dtype)).unflatten(0, inputs.shape[:-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        product: FrozenProduct = ctx.product
+        inputs = ctx.saved_tensors[0]
+        with torch.autocast(inputs.device.type, enabled=False):
+            grad = grads[0].flatten(0, -2)
+            grad_inputs, grad_low = product.backward(grad)
+            down, up = product.adapter_grads(inputs.flatten(0, -2).to(ctx.dtype), grad, grad_low)
+        return grad_inputs.to(inputs.dtype).unflatten(0, inputs.shape[:-1]), None, None, down, up
+
+
 def frozen_product(layer: nn.Module, *, training: bool) -> FrozenProduct | None:
     """`layer` as a `FrozenProduct`; None where it is something else and has to be called as a module.
 
-    Something else is: a base weight or bias that is trained, an adapter with dropout, several or merged adapters, one of
-    peft's variants of LoRA.
+    Something else is: a base weight or bias that is trained, an adapter with dropout, several or merged adapters, or
+    one of the variants of LoRA that peft has.
 
     Args:
         layer: a linear layer, or peft's LoRA around one.
         training: whether dropout counts.
     """
-    if not isinstance(layer, LoraLayer):
+    if not isinstance(layer, lora.LoraLayer):
         return FrozenProduct(layer, None, None, 1.0) if _is_frozen(layer) else None
     base: Any = layer.get_base_layer()
     if not _is_frozen(base) or layer.merged or layer.lora_variant:

@@ -19,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from lacos_st.adapters import adapter_parameters, is_quantized
 from lacos_st.columns import tie_columns_
 from lacos_st.errors import UserError
+from lacos_st.heap import keep_freed_memory, return_freed_memory
 from lacos_st.transformer import LoRA8bit
 
 LOSS_FILE = "loss.safetensors"
@@ -32,6 +33,19 @@ class LacosTrainer(SentenceTransformerTrainer):
     base is never touched: the first module takes back its adapter, the others the weights they have, and a loss with
     weights of its own (SoftmaxLoss) those that `LossWeights` wrote, which the stock checkpoint leaves out.
     """
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the stock method; on a CPU the memory of a step is kept for the next, and given back at the end."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            return_freed_memory()
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As the stock method."""
+        if self.model.device.type == "cpu":
+            keep_freed_memory()
+        return super().training_step(*args, **kwargs)
 
     def collect_features(self, inputs: dict[str, Any]) -> tuple[list[dict[str, Any]], torch.Tensor | None]:
         """As the stock method; flat columns are tied together, unless a cached loss is going to cut them up."""
