@@ -1,6 +1,6 @@
 """Ragged attention: softmax over each sequence of a flat batch, with no padding and no quadratic memory.
 
-`attend` chooses how; `ragged_attention` puts it behind transformers' attention interface.
+`attend` has the kernel that fits do it; `ragged_attention` puts it behind transformers' attention interface.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from lacos_st.alibi import Alibi, alibi_slopes
+from lacos_st.kernels import Request, choose
 from lacos_st.ragged import RaggedLayout, Run, padded_to_flat, ragged_layout
-from lacos_st.sdpa import attend_by_autograd, attend_on_cpu
 
 __all__ = [
     "RAGGED",
@@ -62,9 +62,8 @@ def attend(
         query, key, value = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (query, key, value))
     if not layout.max_length:
         return query
-    plain = device == "cpu" and not dropout and value.shape[-1] == query.shape[-1]
-    kernel = attend_on_cpu if plain else attend_by_autograd
-    return kernel(query, key, value, layout, scale=scale, bias=bias, is_causal=is_causal, dropout=dropout)
+    kernel = choose(Request.of(query, key, value, bias=bias, is_causal=is_causal, dropout=dropout))
+    return kernel.attend(query, key, value, layout, scale=scale, bias=bias, is_causal=is_causal, dropout=dropout)
 
 
 def ragged_attention(

@@ -8,7 +8,8 @@ sentence-transformers. Sequences are sorted by length once per batch, so that ea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -31,6 +32,7 @@ class RaggedLayout:
         cu_seq_lens: int32 (n + 1,), running sum of the sorted lengths, without empty sequences.
         runs: the sorted sequences as runs of equal length, without empty sequences.
         max_length: length of the longest sequence in tokens, 0 for an empty batch.
+        prepared: what an attention kernel made of this layout at its first call, for the layers to come.
     """
 
     order: torch.Tensor | None
@@ -38,6 +40,7 @@ class RaggedLayout:
     cu_seq_lens: torch.Tensor
     runs: tuple[Run, ...]
     max_length: int
+    prepared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def run_tokens(self) -> list[int]:

@@ -1,0 +1,271 @@
+"""The attention kernels for GPUs, as far as a machine without one can tell: what goes in, and which is chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import flex_attention
+
+from lacos_st import flex, kernels
+from lacos_st.alibi import Alibi
+from lacos_st.attention import attend
+from lacos_st.kernels import CPU, FALLBACK, KERNELS, Request, choose, difference, try_out
+from lacos_st.ragged import RaggedLayout, ragged_layout
+from lacos_st.sdpa import attend_by_autograd, attend_on_cpu
+from lacos_st.varlen import attend_by_flash_attn, attend_by_torch_varlen, widened
+
+CPU_DEVICE = torch.device("cpu")
+REQUEST = Request(CPU_DEVICE, torch.float32, 4, 4, 16, 16, "exact", True, False)
+LENGTHS = st.lists(st.sampled_from([0, 1, 2, 5, 127, 128, 129, 256, 300]), min_size=1, max_size=6).filter(sum)
+
+
+def layout_of(lengths: list[int]) -> RaggedLayout:
+    return ragged_layout(torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0))
+
+
+def eager_flex(*args: Any, **options: Any) -> torch.Tensor:
+    return flex.attend_by_flex(*args, **options, kernel=flex_attention)
+
+
+def dense_flex(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: RaggedLayout, **options: Any
+) -> torch.Tensor:
+    """FlexAttention's definition, with the same score and mask functions, on all pairs: what its kernels compute.
+
+    FlexAttention has no backward on a CPU; this has.
+    """
+    scale, bias = options["scale"], options["bias"]
+    heads, groups = query.shape[1], query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    head, q, k = torch.meshgrid(torch.arange(heads), *[torch.arange(len(query))] * 2, indexing="ij")
+    scores = scale * torch.einsum("qhd,khd->hqk", query, key)
+    if bias is not None:
+        scores = flex.bias_mod(layout, bias)(scores, 0, head, q, k)
+    mask = flex.block_mask(layout, is_causal=options["is_causal"] or bias is not None).mask_mod(0, head, q, k)
+    return torch.einsum("hqk,khd->qhd", scores.masked_fill(~mask, -math.inf).softmax(-1), value)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@settings(max_examples=15, deadline=None)
+@given(lengths=LENGTHS, alibi=st.sampled_from(["exact", "reference", None]), causal=st.booleans(), shared=st.booleans())
+def test_flex_is_the_reference(lengths: list[int], alibi: str | None, causal: bool, shared: bool) -> None:
+    torch.manual_seed(0)
+    layout = layout_of(lengths)
+    key_heads = 2 if shared else 4
+    query, key, value = (torch.randn(sum(lengths), heads, 16) for heads in (4, key_heads, key_heads))
+    bias = None if alibi is None else Alibi(4, layout.max_length, alibi, torch.float32, CPU_DEVICE)
+    options: dict[str, Any] = {"scale": 0.25, "bias": bias, "is_causal": causal, "dropout": 0.0}
+    expected = attend_by_autograd(query, key, value, layout, **options)
+    assert torch.allclose(eager_flex(query, key, value, layout, **options), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("alibi", ["exact", "reference", None])
+@pytest.mark.parametrize("key_heads", [4, 2])
+@pytest.mark.parametrize("causal", [True, False])
+def test_flex_score_and_mask_have_the_reference_gradients(alibi: str | None, key_heads: int, causal: bool) -> None:
+    request = dataclasses.replace(REQUEST, alibi=alibi, key_heads=key_heads, is_causal=causal or alibi is not None)
+    assert difference(dense_flex, request) < 1e-5
+
+
+def test_flex_visits_the_tiles_it_must_and_no_others() -> None:
+    layout = layout_of([5, 100, 130, 300])
+    places = torch.arange(535)
+    for causal in (True, False):
+        mask = flex.block_mask(layout, is_causal=causal)
+        pairs = mask.mask_mod(0, 0, places[:, None], places[None, :])
+        padded = torch.nn.functional.pad(pairs, (0, 640 - 535, 0, 640 - 535))
+        needed = padded.unflatten(0, (5, 128)).unflatten(2, (5, 128)).any(3).any(1)
+        visited = mask.to_dense()[0, 0].bool()
+        assert torch.equal(visited, needed)
+        assert flex.block_mask(layout, is_causal=causal) is mask, "made once per batch"
+
+
+def test_flex_compiles_for_all_batches_at_once() -> None:
+    """Batches of any lengths: one graph for those of several tiles, one for those of a single tile."""
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    kernel = torch.compile(flex_attention, dynamic=True, backend=count)
+    for lengths in ([3, 200], [40, 41, 300], [2] * 90, [700], [5, 6], [64, 64], [9, 500, 500]):
+        layout = layout_of(lengths)
+        query, key, value = torch.randn(3, sum(lengths), 4, 16).unbind(0)
+        bias = Alibi(4, layout.max_length, "exact", torch.float32, CPU_DEVICE)
+        options: dict[str, Any] = {"scale": 0.25, "bias": bias, "is_causal": True, "dropout": 0.0}
+        for _ in range(2):  # layers
+            mixed = flex.attend_by_flex(query, key, value, layout, **options, kernel=kernel)
+        assert torch.allclose(mixed, attend_by_autograd(query, key, value, layout, **options), rtol=0, atol=1e-5)
+    assert len(graphs) <= 2
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["exact", "reference"])
+@pytest.mark.parametrize("width", [16, 80, 13])
+def test_bias_columns_hold_alibi_to_float32(dtype: torch.dtype, kind: str, width: int) -> None:
+    """Causal attention without a bias on the widened heads, against attention with it, both in float32."""
+    torch.manual_seed(0)
+    layout = layout_of([1, 7, 2048])
+    query, key, value = (tensor.to(dtype) for tensor in torch.randn(3, 2056, 3, width))
+    scale = width**-0.5
+    bias = Alibi(3, 2048, kind, dtype, CPU_DEVICE)
+    wide = widened(query, key, value, layout, scale=scale, bias=bias)
+    assert {tensor.shape[-1] % 8 for tensor in wide} == {0}
+    assert {tensor.dtype for tensor in wide} == {dtype}
+    options: dict[str, Any] = {"scale": scale, "dropout": 0.0}
+    ours = attend_by_autograd(*(t.double() for t in wide), layout, **options, bias=None, is_causal=True)
+    assert torch.all(ours[..., width:] == 0)
+    place = torch.arange(2048)
+    weights = scale * torch.einsum("qhd,khd->hqk", query[8:].double(), key[8:].double())
+    weights = (weights + bias.by_key[:, None].double()).masked_fill(place > place[:, None], -math.inf).softmax(-1)
+    expected = torch.einsum("hqk,khd->qhd", weights, value[8:].double())
+    assert torch.allclose(ours[8:, :, :width], expected, rtol=0, atol=1e-4)
+
+
+def varlen_stand_in(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int],
+) -> torch.Tensor:
+    """torch's varlen_attn on a CPU: what is documented of it, with its demands on the arguments."""
+    assert query.shape == key.shape == value.shape
+    assert query.shape[-1] % 8 == 0
+    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+    layout = ragged_layout(cu_seq_q)
+    assert layout.order is None and layout.max_length == max_q == max_k
+    causal = {(-1, 0): True, (-1, -1): False}[window_size]
+    return attend_by_autograd(query, key, value, layout, scale=scale, bias=None, is_causal=causal, dropout=0.0)
+
+
+@pytest.mark.parametrize("alibi", ["exact", "reference", None])
+@pytest.mark.parametrize(("key_heads", "width"), [(4, 16), (2, 16), (4, 12)])
+@pytest.mark.parametrize("causal", [True, False])
+def test_what_torch_varlen_is_given(
+    monkeypatch: pytest.MonkeyPatch, alibi: str | None, key_heads: int, width: int, causal: bool
+) -> None:
+    """Forward and backward; empty sentences never reach the kernel."""
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_stand_in)
+    if alibi is not None:
+        key_heads = 4
+    request = dataclasses.replace(
+        REQUEST, alibi=alibi, key_heads=key_heads, head_dim=width, value_dim=width, is_causal=causal or bool(alibi)
+    )
+    assert difference(attend_by_torch_varlen, request) < 1e-5
+    assert difference(attend_by_torch_varlen, request, (0, 0, 1, 1, 9)) < 1e-5
+
+
+@pytest.mark.parametrize("alibi", ["exact", "reference", None])
+def test_what_flash_attn_is_given(monkeypatch: pytest.MonkeyPatch, alibi: str | None) -> None:
+    """The package's documented bias: -slope·|i - j|, with float32 slopes."""
+
+    class Package:
+        @staticmethod
+        def flash_attn_varlen_func(
+            query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *lengths: Any, **options: Any
+        ) -> torch.Tensor:
+            slopes = options.pop("alibi_slopes")
+            causal, scale = options.pop("causal"), options.pop("softmax_scale")
+            assert options == {"dropout_p": 0.0}
+            if slopes is None:
+                window = (-1, 0) if causal else (-1, -1)
+                return varlen_stand_in(query, key, value, *lengths, scale=scale, window_size=window)
+            assert slopes.dtype == torch.float32
+            layout = ragged_layout(lengths[0])
+            bias = Alibi(4, layout.max_length, "exact", query.dtype, CPU_DEVICE)
+            assert causal and torch.equal(slopes, bias.slopes)
+            return attend_by_autograd(query, key, value, layout, scale=scale, bias=bias, is_causal=False, dropout=0.0)
+
+    monkeypatch.setitem(__import__("sys").modules, "flash_attn", Package)
+    assert difference(attend_by_flash_attn, dataclasses.replace(REQUEST, alibi=alibi)) < 1e-5
+
+
+def test_a_kernel_that_fails_or_errs_is_not_chosen(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def raises(*args: Any, **options: Any) -> torch.Tensor:
+        raise RuntimeError("no kernel image is available\nfor this device")
+
+    def forgets_the_bias(*args: Any, **options: Any) -> torch.Tensor:
+        return attend_by_autograd(*args, **{**options, "bias": None})
+
+    def not_a_number(*args: Any, **options: Any) -> torch.Tensor:
+        return attend_by_autograd(*args, **options) * math.nan
+
+    assert try_out(attend_on_cpu, REQUEST) is None
+    assert try_out(raises, REQUEST) == "failed: RuntimeError: no kernel image is available"
+    assert "computes something else" in str(try_out(forgets_the_bias, REQUEST))
+    assert "differs by nan" in str(try_out(not_a_number, REQUEST))
+
+    elsewhere = dataclasses.replace(REQUEST, device=torch.device("meta"))
+    bad = [kernel._replace(attend=raises, obstacle=lambda request: None) for kernel in KERNELS[:1]]
+    good = [kernel._replace(obstacle=lambda request: None) for kernel in KERNELS[1:2]]
+    monkeypatch.setattr(kernels, "try_out", lambda attend, request: "failed: so it did" if attend is raises else None)
+    choose.cache_clear()
+    with caplog.at_level("INFO"):
+        monkeypatch.setattr(kernels, "KERNELS", (*bad, *good))
+        assert choose(elsewhere).name == "torch varlen"
+        assert "attention by torch varlen; flash_attn failed: so it did" in caplog.text
+        choose.cache_clear()
+        monkeypatch.setattr(kernels, "KERNELS", tuple(bad))
+        assert choose(elsewhere) is FALLBACK
+        assert "slower on many lengths: flash_attn failed: so it did" in caplog.text
+    choose.cache_clear()
+
+
+def test_choices_on_a_cpu_and_obstacles_on_a_gpu() -> None:
+    assert choose(REQUEST) is CPU
+    assert choose(dataclasses.replace(REQUEST, dropout=True)) is FALLBACK
+    assert choose(dataclasses.replace(REQUEST, value_dim=8)) is FALLBACK
+    flash, varlen, flexible = KERNELS
+    half = dataclasses.replace(REQUEST, device=torch.device("cuda"), dtype=torch.bfloat16, head_dim=128)
+    assert varlen.obstacle(half) is flexible.obstacle(half) is None
+    assert varlen.obstacle(dataclasses.replace(half, dropout=True)) == "has no dropout"
+    assert varlen.obstacle(dataclasses.replace(half, dtype=torch.float32)) == "has no torch.float32"
+    assert varlen.obstacle(dataclasses.replace(half, head_dim=256)) == "has no heads of 264 columns"
+    assert varlen.obstacle(dataclasses.replace(half, head_dim=256, alibi=None)) is None
+    assert flash.obstacle(half) == "is not installed"
+    assert flexible.obstacle(REQUEST) == "has no backward off CUDA"
+
+
+def test_attend_hands_its_arguments_to_the_chosen_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Request] = []
+
+    def chosen(request: Request) -> kernels.Kernel:
+        asked.append(request)
+        return FALLBACK
+
+    monkeypatch.setattr("lacos_st.attention.choose", chosen)
+    query, key = torch.randn(5, 4, 8), torch.randn(5, 2, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = attend(query, key, key, layout_of([2, 3]), scale=1.0, is_causal=True, dropout=0.5)
+    assert mixed.dtype == torch.bfloat16
+    assert asked == [Request(CPU_DEVICE, torch.bfloat16, 4, 2, 8, 8, None, True, True)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: the kernels themselves run on one only")
+@pytest.mark.parametrize("kernel", [*KERNELS, FALLBACK], ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("alibi", ["exact", "reference", None])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_kernels_on_a_gpu(kernel: kernels.Kernel, alibi: str | None, dtype: torch.dtype) -> None:
+    request = Request(torch.device("cuda", 0), dtype, 16, 16, 64, 64, alibi, alibi is not None, False)
+    obstacle = kernel.obstacle(request)
+    if obstacle is not None:
+        pytest.skip(f"{kernel.name} {obstacle}")
+    assert try_out(kernel.attend, request) is None
