@@ -21,25 +21,39 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import BloomConfig, BloomModel
+from transformers import BloomModel
 
 from benchmarks import rows
+from benchmarks.synthetic import Shape
 from lacos_st.bloom import BloomEncoder
 from lacos_st.linear import Stored8bit
 from lacos_st.quantizer import Blockwise8bitConfig
 
-CONFIG = BloomConfig(vocab_size=250880, hidden_size=1024, n_layer=24, n_head=16)
-SHARD_BYTES = 200e6
+SHAPE = Shape(vocabulary=250880, hidden=1024, layers=24, heads=16)
+"""bloom-560m's."""
+
+SHARD_BYTES = 200 * 10**6
 MIB = 2**20
 MARGIN = 1.15
 SAMPLE_SECONDS = 0.005
+NOISE_VALUES = 2**24 + 43  # a prime: tensors, and the rows of one, are other cuts of the noise
+WEIGHT_STD = 0.02
 
 
-def write_checkpoint(folder: Path) -> dict[str, int]:
-    """Write random bf16 shards one at a time; returns bytes in all and bytes of the largest tensor."""
+def write_checkpoint(folder: Path, shape: Shape = SHAPE, *, shard_bytes: int = SHARD_BYTES) -> dict[str, int]:
+    """Write random bf16 shards one at a time, always the same values; no more than a shard is in memory.
+
+    Args:
+        folder: to write into.
+        shape: of the model.
+        shard_bytes: largest size of a shard that holds more than one tensor.
+
+    Returns:
+        Bytes in all and bytes of the largest tensor.
+    """
     with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in BloomModel(CONFIG).state_dict().items()}
-    noise = (torch.randn(2**22, generator=torch.Generator().manual_seed(0)) * 0.02).bfloat16()
+        shapes = {name: tensor.shape for name, tensor in BloomModel(shape.config).state_dict().items()}
+    noise = (torch.randn(NOISE_VALUES, generator=torch.Generator().manual_seed(0)) * WEIGHT_STD).bfloat16()
     index: dict[str, str] = {}
     shard: dict[str, torch.Tensor] = {}
     total = largest = 0
@@ -50,18 +64,33 @@ def write_checkpoint(folder: Path) -> dict[str, int]:
         index.update(dict.fromkeys(shard, name))
         shard.clear()
 
-    for name, shape in shapes.items():
-        tensor = noise.repeat(-(-shape.numel() // len(noise)))[: shape.numel()].view(shape).clone()
+    for name, size in shapes.items():
+        tensor = _cut(noise, total // noise.element_size(), size.numel()).view(size)
+        if tensor.ndim == 1 and name.endswith("weight"):
+            tensor += 1.0  # of a layer norm
         total, largest = total + tensor.nbytes, max(largest, tensor.nbytes)
-        if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > SHARD_BYTES:
+        if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > shard_bytes:
             flush()
         shard[name] = tensor
     flush()
     text = json.dumps({"metadata": {"total_size": total}, "weight_map": index})
     (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
-    CONFIG.architectures, CONFIG.dtype = ["BloomModel"], torch.bfloat16
-    CONFIG.save_pretrained(folder)
+    config = shape.config
+    config.architectures, config.dtype = ["BloomModel"], torch.bfloat16
+    config.save_pretrained(folder)
     return {"checkpoint_bytes": total, "largest_tensor_bytes": largest}
+
+
+def _cut(noise: torch.Tensor, start: int, count: int) -> torch.Tensor:
+    """`count` values of the noise from `start` on, round and round."""
+    values = torch.empty(count, dtype=noise.dtype)
+    done = 0
+    while done < count:
+        place = (start + done) % len(noise)
+        piece = noise[place : place + count - done]
+        values[done : done + len(piece)] = piece
+        done += len(piece)
+    return values
 
 
 class PeakMemory:
@@ -83,6 +112,12 @@ class PeakMemory:
     def __exit__(self, *error: object) -> None:
         self._done.set()
         self._thread.join()
+        self._peak = {key: max(self._peak[key], value) for key, value in memory().items()}
+
+    @property
+    def peak(self) -> dict[str, int]:
+        """Peak, by kind."""
+        return dict(self._peak)
 
     @property
     def rise(self) -> dict[str, int]:

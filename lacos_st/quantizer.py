@@ -23,6 +23,9 @@ from lacos_st.pages import release_pages
 UNUSED = ("pooler.dense",)
 """Heads that encoders carry and sentence embeddings do not use: left float, as a checkpoint may lack them."""
 
+SLAB_BYTES = 64 * 2**20
+"""Bytes of a float weight that are quantised, and then given back, at a time: enough to keep every thread busy."""
+
 METHOD = "lacos_blockwise8bit"
 """The `quant_method` in a checkpoint's config.json."""
 
@@ -77,13 +80,28 @@ class _Quantize(ConversionOps):
             prefix = name.removesuffix(".weight")
             layer = model.get_submodule(prefix)
             assert isinstance(layer, Stored8bit)
-            codes, absmax = quantize(tensor, block_size=layer.block_size, code=layer.code, name=name)
-            release_pages(tensor)  # or the whole checkpoint would stay mapped until the load ends
+            codes, absmax = _quantize_and_release(tensor, block_size=layer.block_size, code=layer.code, name=name)
             stored[f"{prefix}.codes"], stored[f"{prefix}.absmax"] = codes, absmax
             layer._parameters.pop("weight", None)
             if missing_keys is not None:
                 missing_keys.discard(name)
         return stored
+
+
+def _quantize_and_release(
+    tensor: torch.Tensor, *, block_size: int, code: str, name: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`quantize`, a few rows at a time, given back once read: a float table of 2 GB is never resident as a whole."""
+    rows, columns = tensor.shape
+    codes = torch.empty(rows, columns, dtype=torch.uint8, device=tensor.device)
+    absmax = torch.empty(rows, columns // block_size, dtype=torch.float32, device=tensor.device)
+    step = max(1, SLAB_BYTES // max(1, columns * tensor.element_size()))
+    for part, part_codes, part_absmax in zip(tensor.split(step), codes.split(step), absmax.split(step), strict=True):
+        found = quantize(part, block_size=block_size, code=code, name=name)
+        part_codes.copy_(found[0])
+        part_absmax.copy_(found[1])
+        release_pages(part)
+    return codes, absmax
 
 
 @register_quantizer(METHOD)
