@@ -14,8 +14,9 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -85,6 +86,12 @@ class Contender:
             raise ContenderError(f"{self.name} failed: {answer}")
         return answer
 
+    @property
+    def process_id(self) -> int:
+        """Of the process."""
+        assert self._process.pid is not None
+        return self._process.pid
+
     def close(self) -> None:
         """End the process."""
         self._pipe.close()
@@ -137,3 +144,41 @@ def turns(programs: Mapping[Contender, Sequence[dict[str, Any]]]) -> dict[str, l
             time.sleep(PAUSE_SECONDS)
             answers[contender.name].append(contender.ask(**request))
     return answers
+
+
+class OtherWork:
+    """How many cores other programs kept busy meanwhile: above a few hundredths, a contest's figures say little.
+
+    Reads Linux's /proc; `cores` is None elsewhere.
+
+    Args:
+        contenders: whose work is no other work.
+    """
+
+    cores: float | None = None
+
+    def __init__(self, contenders: Iterable[Contender]) -> None:
+        self._own = [os.getpid(), *(contender.process_id for contender in contenders)]
+
+    def __enter__(self) -> OtherWork:
+        self._start = self._now()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._start is not None and (end := self._now()) is not None:
+            clock, work = (b - a for a, b in zip(self._start, end, strict=True))
+            self.cores = round(max(0.0, work) / clock, 3)
+
+    def _now(self) -> tuple[float, float] | None:
+        """Seconds of the clock, and seconds that all cores spent on others."""
+        if not Path("/proc/stat").is_file():
+            return None
+        ticks = os.sysconf("SC_CLK_TCK")
+        user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+        own = 0
+        for process in self._own:
+            after_name = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            own += int(after_name[11]) + int(after_name[12])  # user and system time
+        return time.monotonic(), (user + nice + system + sum(interrupts) - own) / ticks

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ceiling, contenders, lengths, rows, synthetic
-from benchmarks.contest import Contender, turns
+from benchmarks.contest import Contender, OtherWork, turns
 from benchmarks.figures import compare, rates_table, spread
 from benchmarks.ways import TRAINED, report_failures
 from lacos_st.recipe.cost import useful_flops
@@ -89,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         }
         typical = [sum(counts) * BATCH // count] * CEILING_BATCHES
         programs[products] = [{"do": "repeat", "batches": typical}] * options.repetitions
-        answers = turns(programs)
+        with OtherWork(programs) as others:
+            answers = turns(programs)
     form, highest = ceiling.fastest(answers.pop(products.name))
     flops = useful_flops(
         shape_of(shape.config), counts, method="lacos" if options.rank else "full", rank=options.rank or 4
@@ -99,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     limit = spread(highest)
     print(f"\n{count} sentences, {sum(counts)} tokens, batches of {BATCH}, {options.repetitions} times\n")
     print(rates_table(figures, form=form, highest=limit, what="encode"))
+    print(f"\nCores kept busy by other programs meanwhile: {others.cores}")
     report_failures(checks)
     return rows.append(
         "encoding",
@@ -108,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         sentences=count,
         real_tokens=sum(counts),
         useful_tflop=round(flops / 1e12, 4),
+        other_work_cores=others.cores,
         ceiling={"form": form, "gflops": limit},
         checks=checks,
         ways=figures,

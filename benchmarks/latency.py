@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import contenders, lengths, rows, synthetic
-from benchmarks.contest import turns
+from benchmarks.contest import OtherWork, turns
 from benchmarks.figures import ratios, show, spread, table
 from benchmarks.lengths import Length
 from benchmarks.ways import WAYS, report_failures
@@ -73,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         alive, checks = contenders.line_up(
             stack, "benchmarks.latency:Latency", options.ways, folder=folder, words=shape.words, rank=options.rank
         )
-        answers = turns({contender: [{"do": "repeat"}] * options.repetitions for contender in alive})
+        with OtherWork(alive) as others:
+            answers = turns({contender: [{"do": "repeat"}] * options.repetitions for contender in alive})
     seconds = {name: [answer["seconds"] for answer in found] for name, found in answers.items()}
     figures: dict[str, dict[str, Any]] = {}
     for name, values in seconds.items():
@@ -94,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         for name, found in figures.items()
     ]
     print(table(["way", "a query", "as fast as stock", "time over un-quantised"], lines))
+    print(f"\nCores kept busy by other programs meanwhile: {others.cores}")
     report_failures(checks)
     return rows.append(
         "latency",
@@ -101,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         shape=asdict(shape),
         rank=options.rank,
         query_tokens=QUERY.tokens,
+        other_work_cores=others.cores,
         checks=checks,
         ways=figures,
     )

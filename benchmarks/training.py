@@ -25,7 +25,7 @@ from sentence_transformers import SentenceTransformerTrainer, SentenceTransforme
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from benchmarks import ceiling, contenders, lengths, rows, synthetic
-from benchmarks.contest import Contender, turns
+from benchmarks.contest import Contender, OtherWork, turns
 from benchmarks.figures import compare, rates_table, spread
 from benchmarks.synthetic import Shape
 from benchmarks.ways import TRAINED, report_failures
@@ -130,7 +130,8 @@ def contest(
     flops = [useful_flops(model, lengths.tokens(batch), rank=contenders.RANK, training=True) for batch in chosen]
     programs = {contender: [{"do": "repeat", "batch": batch} for batch in batches] for contender in alive}
     programs[products] = [{"do": "repeat", "batches": [count]} for count in tokens]
-    answers = turns(programs)
+    with OtherWork(programs) as others:
+        answers = turns(programs)
     form, highest = ceiling.fastest(answers.pop(products.name))
     seconds = {name: [answer["seconds"] for answer in found] for name, found in answers.items()}
     figures = compare(seconds, flops, highest)
@@ -140,6 +141,7 @@ def contest(
         "real_tokens_a_batch": round(sum(tokens) / len(batches), 1),
         "padded_over_real": round(sum(padding(b) * t for b, t in zip(chosen, tokens, strict=True)) / sum(tokens), 2),
         "useful_tflop": round(sum(flops) / 1e12, 4),
+        "other_work_cores": others.cores,
         "ceiling": {"form": form, "gflops": spread(highest)},
     }
     return figures, sizes
@@ -151,7 +153,8 @@ def report(title: str, figures: dict[str, dict[str, Any]], sizes: dict[str, Any]
         f"\n{title}; {sizes['real_tokens_a_batch']:.0f} tokens a batch, {sizes['padded_over_real']} times that padded\n"
     )
     limit = sizes["ceiling"]
-    print(rates_table(figures, form=limit["form"], highest=limit["gflops"], what="a step"), flush=True)
+    print(rates_table(figures, form=limit["form"], highest=limit["gflops"], what="a step"))
+    print(f"\nCores kept busy by other programs meanwhile: {sizes['other_work_cores']}", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

@@ -23,6 +23,12 @@ class Clock:
             file.write(f"{self.name} {number} {start} {time.monotonic()}\n")
         return {"number": number, "process": os.getpid()}
 
+    def work(self, seconds: float) -> dict[str, Any]:
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+        return {}
+
     def fail(self) -> dict[str, Any]:
         raise ValueError("nothing works")
 

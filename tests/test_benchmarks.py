@@ -6,6 +6,7 @@ import json
 import math
 import random
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from benchmarks import (  # noqa: E402
     ways,
 )
 from benchmarks import format as format_benchmark  # noqa: E402
-from benchmarks.contest import Contender, ContenderError, turns  # noqa: E402
+from benchmarks.contest import Contender, ContenderError, OtherWork, turns  # noqa: E402
 from benchmarks.lengths import Length  # noqa: E402
 
 TOLERANCE = 1e-5
@@ -75,6 +76,18 @@ def test_a_failing_contender_says_why(tmp_path: Path) -> None:
     with Contender("x", CLOCK, name="x", file="") as contender:
         with pytest.raises(ContenderError, match="(?s)x ended with code 3: .*last words"):
             contender.ask("die")
+
+
+@pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="other programs' work is read from Linux's /proc")
+def test_other_programs_work_is_noticed(tmp_path: Path) -> None:
+    with Contender("a", CLOCK, name="a", file=str(tmp_path / "a")) as busy:
+        start = time.monotonic()
+        with OtherWork([busy]) as others, OtherWork([]) as with_contender:
+            busy.ask("work", seconds=1.0)
+        elapsed = time.monotonic() - start
+    assert others.cores is not None
+    assert with_contender.cores is not None
+    assert (with_contender.cores - others.cores) * elapsed == pytest.approx(1.0, abs=0.3)
 
 
 # Figures
