@@ -35,6 +35,7 @@ def train(arguments: argparse.Namespace) -> None:
 
     from lacos_st.training import train as run
 
+    logging.getLogger("lacos_st.recipe").setLevel(logging.INFO)  # what it will take in memory is said in any case
     result = run(config)
     best = "" if result.best_metric is None else f", best {config.best} {result.best_metric:.4f} at {result.best_step}"
     print(f"{result.train_rows} rows, {result.steps} steps in {result.seconds:.0f} s{best}: {result.model_path}")
@@ -56,6 +57,29 @@ def demo(arguments: argparse.Namespace) -> None:
 
     for line in run(output=arguments.output, data=arguments.data, quick=arguments.quick, overwrite=arguments.overwrite):
         print(line, flush=True)
+
+
+def memory(arguments: argparse.Namespace) -> None:
+    """What encoding and training take in memory, from a configuration alone: nothing is loaded."""
+    from lacos_st.embedded import resolve
+    from lacos_st.loading import read_config
+    from lacos_st.recipe.fit import table
+    from lacos_st.recipe.job import METHODS, Job
+    from lacos_st.recipe.shapes import published, shape_of
+    from lacos_st.recipe.units import parse_bytes
+
+    budget = None if arguments.budget is None else parse_bytes(arguments.budget)
+    names = [field.name for field in dataclasses.fields(Job)]
+    given = {name: value for name, value in vars(arguments).items() if name in names}
+    job = Job(**{"method": "lacos", **given})
+    config = published(arguments.base) or read_config(resolve(arguments.base))
+    methods = METHODS if arguments.methods is None else arguments.methods
+    unit = "sentences or pairs"
+    print(
+        f"{arguments.base} in {job.dtype} on {job.device}, {job.batch_size} {unit} of {job.length:g} tokens a sentence"
+    )
+    for line in table(shape_of(config), job, methods=methods, budget_bytes=budget):
+        print(line)
 
 
 TRAIN_OPTIONS = {field.name: field for field in dataclasses.fields(TrainConfig)}
@@ -123,6 +147,33 @@ def _add_demo(commands: Any) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the demo that the output folder holds")
 
 
+def _add_memory(commands: Any) -> None:
+    parser = _add_command(commands, "memory", memory)
+    parser.add_argument(
+        "base", metavar="BASE", help="folder with a config.json, embedded or hub name, or a size: bloom-7b1, pythia-1b"
+    )
+    for flag, kind, metavar, text in (
+        ("--batch-size", int, "N", "pairs in a training batch, sentences in one to encode [32]"),
+        ("--length", float, "TOKENS", "of a sentence, on average [32]"),
+        ("--rank", int, "R", "rank of the adapters [4]"),
+        ("--block-size", int, "N", "weights per absmax [256]"),
+        ("--mini-batch", int, "N", "pairs that the cached loss embeds at a time"),
+    ):
+        parser.add_argument(flag, type=kind, metavar=metavar, default=argparse.SUPPRESS, help=text)
+    for flag, choices, text in (
+        ("--dtype", _choices(typing.get_type_hints(TrainConfig)["dtype"]), "of what is not stored in 8 bits [float32]"),
+        ("--optimizer", ("adam8bit", "adamw"), "[adam8bit]"),
+        ("--device", ("cpu", "cuda"), "[cpu]"),
+        ("--embedding-device", ("cpu", "cuda"), "where the token embedding stays"),
+    ):
+        parser.add_argument(flag, choices=choices, default=argparse.SUPPRESS, help=text)
+    parser.add_argument("--method", dest="methods", nargs="+", metavar="METHOD", help="these rows only")
+    parser.add_argument("--checkpointing", action="store_true", help="rows with gradient checkpointing only")
+    parser.add_argument(
+        "--budget", metavar="SIZE", help="such as 16GiB: the largest batch that fits, or what would help"
+    )
+
+
 def _add_command(commands: Any, name: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
     parser.set_defaults(run=run)
@@ -135,7 +186,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lacos-st {_version()}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what is done")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    for add in (_add_train, _add_evaluate, _add_demo):
+    for add in (_add_train, _add_evaluate, _add_memory, _add_demo):
         add(commands)
     return parser
 

@@ -112,10 +112,16 @@ def _checkpoint_activations_(model: PreTrainedModel) -> None:
 
 def build_loss(config: TrainConfig, model: SentenceTransformer) -> nn.Module:
     """The stock loss of the method: softmax over three classes for sbert, in-batch negatives for the others."""
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss, SoftmaxLoss
+    from sentence_transformers.sentence_transformer.losses import (
+        CachedMultipleNegativesRankingLoss,
+        MultipleNegativesRankingLoss,
+        SoftmaxLoss,
+    )
 
     if config.method == "sbert":
         dimension = model.get_embedding_dimension()
         assert dimension is not None
         return SoftmaxLoss(model, dimension, num_labels=3)
+    if config.mini_batch_size is not None:
+        return CachedMultipleNegativesRankingLoss(model, scale=config.scale, mini_batch_size=config.mini_batch_size)
     return MultipleNegativesRankingLoss(model, scale=config.scale)

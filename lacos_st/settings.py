@@ -25,7 +25,12 @@ Pooling = Literal["mean", "weightedmean", "lasttoken", "cls", "max", "mean_sqrt_
 DEFAULT_LR: dict[str, float] = {"lacos": 1e-4, "lora": 1e-4, "full": 2e-5, "sbert": 2e-5}
 PAPER_RANK = 4  # the best rank at 560m
 ADAPTER_METHODS = ("lacos", "lora")
-RUN_CONTROL = ("overwrite", "resume")  # how a run is started, not what it computes: not written to train.yaml
+RUN_CONTROL = (
+    "overwrite",
+    "resume",
+    "fit",
+    "force",
+)  # how a run is started, not what it computes: not written to train.yaml
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,9 @@ class TrainConfig:
     max_grad_norm: float = option(1.0, "gradients are clipped to this norm; 0 leaves them")
     autocast: Literal["bfloat16", "float16"] | None = option(None, "mixed precision during training")
     gradient_checkpointing: bool = option(False, "recompute activations instead of keeping them")
+    mini_batch_size: int | None = option(
+        None, "pairs embedded at a time, by the cached loss: the same batch and negatives in less memory (not sbert)"
+    )
     seed: int = option(42, "seed of the adapters, the order of the data and the validation split")
 
     max_rows: int | None = option(None, "rows to keep of all the data, after shuffling; see load_pairs")
@@ -84,6 +92,8 @@ class TrainConfig:
     log_steps: int = option(10, "steps between lines of the log")
     progress: bool = option(True, "show a progress bar")
     cpu: bool = option(False, "train on the CPU even where there is a GPU")
+    fit: bool = option(False, "where memory is short, switch on gradient_checkpointing or mini_batch_size")
+    force: bool = option(False, "start even where the predicted memory is not there")
     overwrite: bool = option(False, "replace the run that the output folder holds; other files in it are left alone")
     resume: bool = option(False, "go on from the last checkpoint in the output folder")
 
@@ -122,6 +132,10 @@ class TrainConfig:
             raise UserError(f"lora_rank is {rank} for method {self.method}, which trains adapters only: give 1 or more")
         if not adapters and rank != 0:
             raise UserError(f"method {self.method} trains every weight: leave out lora_rank ({rank}), or use lora")
+        if self.method == "sbert" and self.mini_batch_size is not None:
+            raise UserError(
+                "mini_batch_size is for in-batch negatives, sbert has none: leave it out, or lower batch_size"
+            )
         if self.overwrite and self.resume:
             raise UserError("overwrite and resume exclude each other: give one of them")
         if self.best == "sts" and self.eval_sts is None:
@@ -142,6 +156,7 @@ class TrainConfig:
 
 _AT_LEAST = {
     "batch_size": 2,  # a batch of one has no negative
+    "mini_batch_size": 1,
     "max_steps": 1,
     "max_rows": 1,
     "eval_rows": 0,

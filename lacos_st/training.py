@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 OPTIMIZERS = {"adam8bit": "adamw_bnb_8bit", "adamw": "adamw_torch"}
 EVALUATIONS_PER_RUN = 10
+SAMPLED_ROWS = 1000  # whose sentences' lengths say what memory a batch will take
 EVALUATOR_NAME = "sts"
 BEST_METRIC = {"loss": "eval_loss", "sts": f"eval_{EVALUATOR_NAME}_spearman_max"}
 
@@ -74,7 +75,8 @@ def train(config: TrainConfig) -> TrainResult:
         config: every option; `train.yaml` in the output folder is the one that reproduces the run.
 
     Raises:
-        UserError: base, data, options or output folder cannot be used, or the loss became NaN or infinite.
+        UserError: base, data, options or output folder cannot be used, the run does not fit in memory (see `fit` and
+            `force`), or the loss became NaN or infinite.
     """
     from transformers import set_seed
 
@@ -84,6 +86,7 @@ def train(config: TrainConfig) -> TrainResult:
     folder = RunFolder(Path(config.output))
     folder.check(config)
     train_rows, eval_rows = load_rows(config)
+    config = _within_memory(config, train_rows)
     evaluator = _evaluator(config)
     set_seed(config.seed)
     model = build_model(config)
@@ -99,6 +102,38 @@ def train(config: TrainConfig) -> TrainResult:
         raise
     logger.info("model saved to %s after %d steps (%.0f s)", result.model_path, result.steps, result.seconds)
     return result
+
+
+def _within_memory(config: TrainConfig, rows: Dataset) -> TrainConfig:
+    """`recipe.check.checked` for this base, these rows and this machine."""
+    import torch
+
+    from lacos_st.embedded import resolve
+    from lacos_st.loading import read_config
+    from lacos_st.recipe.check import checked
+    from lacos_st.recipe.machine import available_bytes
+    from lacos_st.recipe.shapes import shape_of
+
+    hub = {} if config.revision is None else {"revision": config.revision}
+    path = resolve(config.base)
+    shape = shape_of(read_config(path, **hub))
+    device = "cuda" if torch.cuda.is_available() and not config.cpu else "cpu"
+    lengths = _lengths(path, rows, most=config.max_seq_length, **hub)
+    return checked(config, shape, lengths, device=device, available=available_bytes(device))
+
+
+def _lengths(path: str, rows: Dataset, *, most: int | None, **hub: str) -> list[int]:
+    """Tokens of the sentences in the first rows, which come shuffled."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **hub)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the base {path!r} has no tokenizer that can be loaded: {error}") from error
+    sample = rows[:SAMPLED_ROWS]
+    texts = [text for column in sample.values() for text in column if isinstance(text, str)]
+    limit = min(most or tokenizer.model_max_length, tokenizer.model_max_length)
+    return [min(len(ids), limit) for ids in tokenizer(texts, verbose=False).input_ids]
 
 
 def _run(

@@ -160,6 +160,7 @@ def training_flops(
     checkpointing: bool = False,
     cached: bool = False,
     lean: bool = False,
+    half: bool = False,
     passes: int = 0,
     serve: Workload | None = None,
 ) -> Flops:
@@ -177,7 +178,8 @@ def training_flops(
         frozen_blocks: see `parameters`.
         checkpointing: each block's forward is computed again in the backward.
         cached: a cached loss (GradCache) embeds every sentence once more, without gradients.
-        lean: the lean BLOOM layer, which recomputes attention and its output product in the backward.
+        lean: BLOOM over a frozen base, whose layers compute all but the last product again with `checkpointing`.
+        half: activations of 16 bits: the lean layer then computes attention and the product after it again anyway.
         passes: encoder calls, each of which de-quantises the base (lacos): two a step, or one where both columns
             travel together; one for every mini-batch of a cached loss.
         serve: sentences to be embedded later.
@@ -187,20 +189,33 @@ def training_flops(
     attention = attention_flops(shape, workload.token_pairs)
     through = (shape.layers - frozen_blocks) / shape.layers if method == "freeze" else 1.0
     forward = MULTIPLY_ADD * count.forward * tokens
-    again = (checkpointing + cached) * (forward + attention)
     if lean:
-        outputs = {layer.block: layer.weights for layer in shape.linears if layer.part == "attention"}  # a block's last
-        again += MULTIPLY_ADD * sum(outputs.values()) * tokens + attention
+        twice = _recomputed(shape, checkpointing=checkpointing, half=half)
+    else:
+        twice = count.forward if checkpointing else 0
+    again = MULTIPLY_ADD * twice * tokens + (attention if checkpointing or (lean and half) else 0.0)
+    if cached:
+        again += forward + attention
     stored = shape.linear_weights if method == "lacos" else 0
+    dequantized = (2 + cached) * stored + min(twice, stored)
     return Flops(
         forward=forward,
         backward=MULTIPLY_ADD * count.backward * tokens,
         update=MULTIPLY_ADD * count.updated * tokens,
         attention=attention * (1 + BACKWARD_OF_ATTENTION * through),
         recomputation=again,
-        dequantization=float(stored * passes * (2 + checkpointing + cached)),
+        dequantization=float(passes * dequantized),
         serving=0.0 if serve is None else serving_flops(shape, serve),
     )
+
+
+def _recomputed(shape: ModelShape, *, checkpointing: bool, half: bool) -> int:
+    """Weights that the lean layer multiplies with a second time: see `lacos_st.bloom_layer`."""
+    last = {(layer.block, layer.part): layer.weights for layer in shape.linears}
+    after_attention = sum(weights for (_, part), weights in last.items() if part == "attention")
+    if checkpointing:
+        return shape.linear_weights - (sum(last.values()) - after_attention)
+    return after_attention if half else 0
 
 
 def serving_flops(shape: ModelShape, workload: Workload) -> float:

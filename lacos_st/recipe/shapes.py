@@ -61,6 +61,9 @@ PUBLISHED: dict[str, tuple[str, dict[str, int]]] = {
 }
 """Model type and configuration of published sizes, so that planning for them needs no network."""
 
+POST_NORM = ("bert", "distilbert", "roberta", "xlm-roberta")
+"""Types whose norms follow the residual sums."""
+
 
 @dataclass(frozen=True)
 class LinearShape:
@@ -106,7 +109,13 @@ class ModelShape:
         linears: every linear layer, in the model's order.
         norms: weights and biases of all norms.
         norm_biases: those of them that are biases.
-        max_length: positions that the configuration names, None if it does not.
+        qk_norm: queries and keys are normalised head by head (Qwen3).
+        parallel: attention and feed-forward part read the block's same input (GPT-NeoX).
+        post_norm: norms come after the residual sums (BERT).
+        attention_dropout: probability with which attention weights are dropped in training.
+        hidden_dropout: probability with which the blocks' outputs are dropped in training.
+        checkpoint_item: bytes of a weight in the checkpoint: as the configuration says, 4 if it does not; 0 for one
+            that is stored in 8 bits already.
     """
 
     model_type: str
@@ -122,7 +131,12 @@ class ModelShape:
     linears: tuple[LinearShape, ...]
     norms: int
     norm_biases: int
-    max_length: int | None
+    qk_norm: bool
+    parallel: bool
+    post_norm: bool
+    attention_dropout: float
+    hidden_dropout: float
+    checkpoint_item: int
 
     @property
     def token_embedding(self) -> int:
@@ -163,7 +177,7 @@ def published(name: str) -> PreTrainedConfig | None:
     from transformers import AutoConfig
 
     model_type, sizes = PUBLISHED[short]
-    return AutoConfig.for_model(model_type, **sizes)
+    return AutoConfig.for_model(model_type, dtype="float16", **sizes)
 
 
 def shape_of(config: PreTrainedConfig) -> ModelShape:
@@ -231,8 +245,25 @@ def shape_of(config: PreTrainedConfig) -> ModelShape:
         linears=tuple(linears),
         norms=norms,
         norm_biases=norm_biases,
-        max_length=getattr(config, "max_position_embeddings", None) or getattr(config, "seq_length", None),
+        qk_norm=any(name.endswith(".q_norm") for name, _ in model.named_modules()),
+        parallel=bool(getattr(config, "use_parallel_residual", False)),
+        post_norm=config.model_type in POST_NORM,
+        attention_dropout=_first(config, "attention_probs_dropout_prob", "attention_dropout"),
+        checkpoint_item=0 if hasattr(config, "quantization_config") else _item_bytes(config),
+        hidden_dropout=_first(config, "hidden_dropout_prob", "hidden_dropout", "dropout"),
     )
+
+
+def _item_bytes(config: PreTrainedConfig) -> int:
+    import torch
+
+    dtype = getattr(config, "dtype", None) or torch.float32
+    return int((getattr(torch, dtype) if isinstance(dtype, str) else dtype).itemsize)
+
+
+def _first(config: PreTrainedConfig, *names: str) -> float:
+    """The first of these attributes that the configuration has, 0 if none."""
+    return float(next((value for name in names if (value := getattr(config, name, None)) is not None), 0.0))
 
 
 def _linear(name: str, layer: Any) -> LinearShape:
