@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.loading import MARGIN, write_checkpoint
 from benchmarks.rows import ROOT
+from lacos_st.quantizer import SLAB_BYTES
 
 
 @pytest.mark.slow
@@ -23,4 +24,6 @@ def test_peak_while_loading_a_sharded_bf16_checkpoint(tmp_path: Path) -> None:
     loaded = json.loads(done.stdout.splitlines()[-1])
     assert loaded["model_bytes"] < sizes["checkpoint_bytes"] * 0.51
     assert 0.9 * loaded["model_bytes"] < loaded["peak_anonymous_bytes"]  # the measurement sees the model at all
-    assert loaded["peak_resident_bytes"] <= (loaded["model_bytes"] + sizes["largest_tensor_bytes"]) * MARGIN
+    # beside the model a slab of a tensor, not the whole of it (the embedding's 490 MiB)
+    assert sizes["largest_tensor_bytes"] > 4 * SLAB_BYTES
+    assert loaded["peak_resident_bytes"] <= (loaded["model_bytes"] + SLAB_BYTES) * MARGIN

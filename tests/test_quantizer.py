@@ -11,6 +11,7 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BertModel, BloomConfig, BloomForCausalLM
+from transformers.utils import logging
 
 from lacos_st import Blockwise8bitConfig, BloomEncoder, UserError, quantize_
 from lacos_st.linear import Stored8bit, codes_hash
@@ -48,6 +49,30 @@ def test_loading_equals_quantising_in_place(base: str) -> None:
     quantize_(in_place, block_size=64)
     assert codes_hash(loaded) == codes_hash(in_place)
     assert torch.equal(loaded(IDS).last_hidden_state, in_place(IDS).last_hidden_state)
+
+
+def test_a_weight_of_many_slabs_is_stored_as_a_whole(
+    base: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = codes_hash(load(base, quantization_config=Blockwise8bitConfig(block_size=64)))
+    monkeypatch.setattr("lacos_st.quantizer.SLAB_BYTES", 7 * 64 * 4)  # seven rows of the tiny base, the last slab less
+    assert codes_hash(load(base, quantization_config=Blockwise8bitConfig(block_size=64))) == whole
+
+
+def test_a_bar_shows_how_far_loading_is_unless_bars_are_off(base: str, capfd: pytest.CaptureFixture[str]) -> None:
+    was_on = logging.is_progress_bar_enabled()
+    try:
+        logging.enable_progress_bar()
+        loaded = load(base, quantization_config=Blockwise8bitConfig(block_size=64))
+        shown = capfd.readouterr().err
+        logging.disable_progress_bar()
+        load(base, quantization_config=Blockwise8bitConfig(block_size=64))
+        assert capfd.readouterr().err == ""
+    finally:
+        (logging.enable_progress_bar if was_on else logging.disable_progress_bar)()
+    stored = sum(isinstance(layer, Stored8bit) for layer in loaded.modules())
+    tensors = stored + len(list(loaded.parameters()))  # of the checkpoint, each counted once it is quantised
+    assert f"100%|██████████| {tensors}/{tensors}" in shown
 
 
 def test_files_hold_codes_and_absmax_and_little_else(base: str, tmp_path: Path) -> None:
