@@ -1,32 +1,36 @@
-"""Peak memory while a sharded bf16 BLOOM is loaded into 8 bits, each way in a fresh process.
+"""Time and peak memory of loading a sharded bf16 BLOOM, ours and stock, each load in a fresh process, in turn.
 
-    python -m benchmarks.loading
+    python -m benchmarks.loading [--quick] [--repetitions 3]
 
-The synthetic checkpoint has the shape of bloom-560m (over 1 GB); it is removed afterwards. Anonymous memory is what a
-process asks for itself; resident memory counts pages of memory-mapped checkpoint files too, which the system takes
-back whenever it needs them. Both are peaks above what stood before the load, sampled from
-/proc/self/status, so Linux only.
+The synthetic checkpoint has the shape of bloom-560m (over 1 GB); it is removed afterwards. Its files are in a warm
+cache, so the time is without the disk's. It ends when each weight has been read once: transformers only maps a bf16
+checkpoint into memory, and the first sentence would pay for the reading. Anonymous memory is what a process asks for
+itself; resident memory counts pages of memory-mapped checkpoint files too, which the system takes back whenever it
+needs them. Both are peaks above what stood before the load, sampled from /proc/self/status, so Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import BloomModel
+from transformers import BitsAndBytesConfig, BloomModel
 
 from benchmarks import rows
-from benchmarks.synthetic import Shape
+from benchmarks.figures import table
+from benchmarks.synthetic import QUICK, Shape
 from lacos_st.bloom import BloomEncoder
-from lacos_st.linear import Stored8bit
 from lacos_st.quantizer import Blockwise8bitConfig
 
 SHAPE = Shape(vocabulary=250880, hidden=1024, layers=24, heads=16)
@@ -35,6 +39,13 @@ SHAPE = Shape(vocabulary=250880, hidden=1024, layers=24, heads=16)
 SHARD_BYTES = 200 * 10**6
 MIB = 2**20
 MARGIN = 1.15
+KINDS = {
+    "8bit": "ours, 8-bit",
+    "stock": "stock, bf16",
+    "stock-float32": "stock, float32",
+    "stock-8bit": "stock, load_in_8bit",
+    "stock-nf4": "stock, NF4",
+}
 SAMPLE_SECONDS = 0.005
 NOISE_VALUES = 2**24 + 43  # a prime: tensors, and the rows of one, are other cuts of the noise
 WEIGHT_STD = 0.02
@@ -133,42 +144,72 @@ def memory() -> dict[str, int]:
 
 
 def load(kind: str, folder: str) -> dict[str, float]:
-    """Load in this process, and say what it took."""
+    """Load in this process, and say what it took.
+
+    Args:
+        kind: of `KINDS`.
+        folder: of the checkpoint.
+    """
+    options: dict[str, Any] = {"dtype": torch.float32 if kind == "stock-float32" else "auto"}
+    if kind == "8bit":
+        options["quantization_config"] = Blockwise8bitConfig()
+    elif kind == "stock-8bit":
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    elif kind == "stock-nf4":
+        options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    model_class = BloomEncoder if kind == "8bit" else BloomModel
     began = time.perf_counter()
-    model: BloomModel
     with PeakMemory() as peak:
-        if kind == "8bit":
-            model = BloomEncoder.from_pretrained(folder, quantization_config=Blockwise8bitConfig(), dtype="auto")
-        else:
-            model = BloomModel.from_pretrained(folder, dtype="auto")
+        model: BloomModel = model_class.from_pretrained(folder, **options)
+        tensors = [*model.parameters(), *model.buffers()]
+        for tensor in tensors:
+            tensor.detach().view(-1).view(torch.uint8).max() if tensor.numel() else None
     seconds = time.perf_counter() - began
-    stored = sum(m.codes.nbytes + m.absmax.nbytes for m in model.modules() if isinstance(m, Stored8bit))
-    size = stored + sum(parameter.nbytes for parameter in model.parameters())
     rise = {f"peak_{key}_bytes": value for key, value in peak.rise.items()}
-    return {"model_bytes": size, "seconds": round(seconds, 2), **rise}
+    return {"model_bytes": sum(tensor.nbytes for tensor in tensors), "seconds": round(seconds, 2), **rise}
 
 
-def main() -> None:
-    """Write the checkpoint, load it both ways in fresh processes, append the row, print it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--child", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
-    child = parser.parse_args().child
-    if child:
-        print(json.dumps(load(*child)))
-        return
-    loads = {}
+def middle(loads: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The median of each figure."""
+    return {key: statistics.median_low(one[key] for one in loads) for key in loads[0]}
+
+
+def measure(shape: Shape, repetitions: int) -> dict[str, Any]:
+    """Sizes of the checkpoint and medians by kind; A B A B ..."""
+    loads: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
-        sizes = write_checkpoint(Path(folder))
-        for kind in ("8bit", "stock"):
-            command = [sys.executable, "-m", "benchmarks.loading", "--child", kind, folder]
-            done = subprocess.run(command, cwd=rows.ROOT, check=True, capture_output=True, text=True)
-            loads[kind] = json.loads(done.stdout.splitlines()[-1])
-    allowed = (loads["8bit"]["model_bytes"] + sizes["largest_tensor_bytes"]) * MARGIN
-    row = rows.append("loading", **sizes, **loads, allowed_peak_bytes=int(allowed))
-    print(json.dumps(row, indent=2))
+        sizes = write_checkpoint(Path(folder), shape)
+        for _ in range(repetitions):
+            for kind, found in loads.items():
+                command = [sys.executable, "-m", "benchmarks.loading", "--child", kind, folder]
+                done = subprocess.run(command, cwd=rows.ROOT, check=True, capture_output=True, text=True)
+                found.append(json.loads(done.stdout.splitlines()[-1]))
+    return {**sizes, **{kind: middle(found) for kind, found in loads.items()}}
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Write the checkpoint, load it every way in fresh processes, print the table, append the row and return it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small model, each way once")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--child", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.child:
+        found = load(*options.child)
+        print(json.dumps(found))
+        return found
+    row = measure(QUICK if options.quick else SHAPE, 1 if options.quick else options.repetitions)
+    allowed = int((row["8bit"]["model_bytes"] + row["largest_tensor_bytes"]) * MARGIN)
+    lines = [
+        [label, f"{row[kind]['seconds']:.2f} s"]
+        + [f"{row[kind][key] / MIB:.0f} MiB" for key in ("model_bytes", "peak_anonymous_bytes", "peak_resident_bytes")]
+        for kind, label in KINDS.items()
+    ]
+    print(table(["", "time", "model", "peak anonymous", "peak resident"], lines), "\n")
     for key in ("anonymous", "resident"):
-        peak = loads["8bit"][f"peak_{key}_bytes"]
+        peak = row["8bit"][f"peak_{key}_bytes"]
         print(f"{key}: {peak / MIB:.0f} MiB of {allowed / MIB:.0f} MiB allowed", "" if peak <= allowed else "EXCEEDED")
+    return rows.append("loading", quick=options.quick, **row, allowed_peak_bytes=allowed)
 
 
 if __name__ == "__main__":
