@@ -8,40 +8,38 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn.functional import linear
 
 from lacos_st.blockwise import BLOCK_SIZE, BlockwiseError, check_block, dequantize, quantization_error, quantize
 from lacos_st.errors import UserError
+
+SLAB_BYTES = 16 * 2**20
+"""How much of a weight is de-quantised at a time on a CPU: the product is as fast as with the whole of it, and the
+memory comes from what was freed before, which glibc does for blocks below 32 MiB only (2026-11-21, two cores)."""
+
+CACHED_SLAB_BYTES = 2**20
+FEW_TOKENS = 64
+"""With few tokens the product only reads the weight: from a second-level cache, if the slab is that small."""
 
 
 class _FrozenLinear(torch.autograd.Function):
     """x · Wᵀ + b with W de-quantised in the forward and again in the backward: nothing is saved but the codes."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        inputs: torch.Tensor,
-        codes: torch.Tensor,
-        absmax: torch.Tensor,
-        bias: torch.Tensor | None,
-        block_size: int,
-        code: str,
-    ) -> torch.Tensor:
-        ctx.save_for_backward(codes, absmax)
-        ctx.block_size, ctx.code = block_size, code
-        weight = dequantize(codes, absmax, block_size=block_size, code=code, dtype=inputs.dtype)
-        return linear(inputs, weight, bias)
+    def forward(ctx: Any, inputs: torch.Tensor, layer: Linear8bit, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.layer = layer
+        ctx.save_for_backward(layer.codes, layer.absmax)  # so that a change in between is noticed
+        return layer.product(inputs.flatten(0, -2), bias).unflatten(0, inputs.shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (grad,) = grads
+        flat = grads[0].flatten(0, -2)
         grad_inputs = grad_bias = None
         if ctx.needs_input_grad[0]:
-            codes, absmax = ctx.saved_tensors
-            grad_inputs = grad @ dequantize(codes, absmax, block_size=ctx.block_size, code=ctx.code, dtype=grad.dtype)
-        if ctx.needs_input_grad[3]:
-            grad_bias = grad.flatten(0, -2).sum(0)
-        return grad_inputs, None, None, grad_bias, None, None
+            assert ctx.saved_tensors[0] is ctx.layer.codes, "the layer's codes were replaced before the backward"
+            grad_inputs = ctx.layer.product_backward(flat).unflatten(0, grads[0].shape[:-1])
+        if ctx.needs_input_grad[2]:
+            grad_bias = flat.sum(0)
+        return grad_inputs, None, grad_bias
 
 
 class ReadOnlyWeight(torch.Tensor):
@@ -115,10 +113,10 @@ class Stored8bit(nn.Module):
         """The codes: where peft looks for the device of a stored weight before it would de-quantise `weight`."""
         return self.codes
 
-    def dequantized(self, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """The weight as floats (rows, columns), in `dtype` or the one that the layer computes in."""
+    def dequantized(self, dtype: torch.dtype | None = None, rows: slice = slice(None)) -> torch.Tensor:
+        """The weight, or some of its rows, as floats (rows, columns); in the dtype it computes in if none is given."""
         dtype = dtype or self.compute_dtype_like.dtype
-        return dequantize(self.codes, self.absmax, block_size=self.block_size, code=self.code, dtype=dtype)
+        return dequantize(self.codes[rows], self.absmax[rows], block_size=self.block_size, code=self.code, dtype=dtype)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         stored = {name: self._buffers.pop(name) for name in ("codes", "absmax")}
@@ -140,7 +138,35 @@ class Linear8bit(Stored8bit, nn.Linear):  # type: ignore[override]  # weight is 
             input = input.to(torch.get_autocast_dtype(input.device.type))
         if bias is not None and bias.dtype != input.dtype:
             bias = bias.to(input.dtype)  # type: ignore[assignment]
-        return _FrozenLinear.apply(input, self.codes, self.absmax, bias, self.block_size, self.code)
+        return _FrozenLinear.apply(input, self, bias)
+
+    def product(self, inputs: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """inputs: (T, in_features); bias: (out_features,). Returns (T, out_features), without autograd."""
+        result = inputs.new_empty(inputs.shape[0], self.out_features)
+        for rows in self._slabs(inputs):
+            weight = self.dequantized(inputs.dtype, rows).t()
+            if bias is None:
+                torch.mm(inputs, weight, out=result[:, rows])
+            else:
+                torch.addmm(bias[rows], inputs, weight, out=result[:, rows])
+        return result
+
+    def product_backward(self, grad: torch.Tensor) -> torch.Tensor:
+        """grad: of the product, (T, out_features). Returns that of the inputs, (T, in_features)."""
+        result: torch.Tensor | None = None
+        for rows in self._slabs(grad):
+            weight = self.dequantized(grad.dtype, rows)
+            result = torch.mm(grad[:, rows], weight) if result is None else result.addmm_(grad[:, rows], weight)
+        assert result is not None
+        return result
+
+    def _slabs(self, tokens: torch.Tensor) -> Iterator[slice]:
+        """Rows of the weight to de-quantise at a time: all of them on a GPU."""
+        rows = self.out_features
+        if tokens.device.type == "cpu":
+            slab_bytes = CACHED_SLAB_BYTES if tokens.shape[0] <= FEW_TOKENS else SLAB_BYTES
+            rows = max(1, slab_bytes // (self.in_features * tokens.element_size()))
+        return (slice(start, min(start + rows, self.out_features)) for start in range(0, self.out_features, rows))
 
     def extra_repr(self) -> str:
         """Shape and storage."""

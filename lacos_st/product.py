@@ -13,8 +13,9 @@ import torch
 from peft.tuners import lora
 from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
 
-from lacos_st.linear import Stored8bit
+from lacos_st.linear import Linear8bit
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,6 @@ class FrozenProduct:
         """A and B."""
         return self.down, self.up
 
-    def matrix(self, dtype: torch.dtype) -> torch.Tensor:
-        """W (out, in) as floats, new where it is stored in 8 bits or another dtype."""
-        if isinstance(self.layer, Stored8bit):
-            return self.layer.dequantized(dtype)
-        return self.layer.weight.detach().to(dtype)
-
     def forward(self, inputs: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """The product, in the dtype of `inputs`.
 
@@ -55,9 +50,12 @@ class FrozenProduct:
             (T, out).
         """
         dtype = inputs.dtype
-        bias = self.layer.bias
-        weight = self.matrix(dtype).t()
-        product = torch.mm(inputs, weight) if bias is None else torch.addmm(bias.to(dtype), inputs, weight)
+        bias = None if self.layer.bias is None else self.layer.bias.to(dtype)
+        product = (
+            self.layer.product(inputs, bias)
+            if isinstance(self.layer, Linear8bit)
+            else linear(inputs, self.layer.weight.to(dtype), bias)
+        )
         if self.down is not None and self.up is not None:
             product.addmm_(inputs @ self.down.to(dtype).t(), self.up.to(dtype).t(), alpha=self.scaling)
         if residual is None:
@@ -73,7 +71,11 @@ class FrozenProduct:
         Returns:
             (T, in), and (T, r) or None without an adapter.
         """
-        grad_inputs = torch.mm(grad, self.matrix(grad.dtype))
+        grad_inputs = (
+            self.layer.product_backward(grad)
+            if isinstance(self.layer, Linear8bit)
+            else torch.mm(grad, self.layer.weight.to(grad.dtype))
+        )
         if self.down is None or self.up is None:
             return grad_inputs, None
         grad_inner = torch.mm(grad, self.up.to(grad.dtype)).mul_(self.scaling)
@@ -168,6 +170,6 @@ def frozen_product(layer: nn.Module, *, training: bool) -> FrozenProduct | None:
 
 
 def _is_frozen(layer: nn.Module) -> TypeGuard[nn.Linear]:
-    if not isinstance(layer, nn.Linear) or (type(layer) is not nn.Linear and not isinstance(layer, Stored8bit)):
+    if not isinstance(layer, nn.Linear) or (type(layer) is not nn.Linear and not isinstance(layer, Linear8bit)):
         return False
     return not any(parameter.requires_grad for parameter in layer.parameters())

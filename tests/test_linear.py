@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lacos_st import UserError
+from lacos_st import linear as linear_file
 from lacos_st.blockwise import dequantize, quantize
 from lacos_st.linear import Embedding8bit, Linear8bit, codes_hash, dequantize_, error_report, quantize_
 
@@ -143,3 +144,29 @@ def test_error_report_names_every_layer() -> None:
     entry = report["h.0.mlp.dense_h_to_4h"]
     assert entry.max_abs == pytest.approx((stored - weight).abs().max().item())
     assert entry.relative_rms == pytest.approx(((stored - weight).norm() / weight.norm()).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tokens", [linear_file.FEW_TOKENS, linear_file.FEW_TOKENS + 1])
+def test_slab_by_slab_is_the_same_product(monkeypatch: pytest.MonkeyPatch, tokens: int, bias: bool) -> None:
+    plain = nn.Linear(64, 37, bias=bias)
+    stored = nn.Sequential(plain)
+    quantize_(stored, block_size=32)
+    reference = copy.deepcopy(stored)
+    dequantize_(reference)
+    made: list[int] = []
+    dequantized = Linear8bit.dequantized
+    monkeypatch.setattr(
+        Linear8bit, "dequantized", lambda self, dtype, rows: made.append(rows.stop) or dequantized(self, dtype, rows)
+    )
+    monkeypatch.setattr(linear_file, "CACHED_SLAB_BYTES", 10 * 64 * 4)
+    monkeypatch.setattr(linear_file, "SLAB_BYTES", 20 * 64 * 4)
+    results = []
+    for module in (stored, reference):
+        inputs = torch.linspace(-1, 1, tokens * 64).view(tokens, 64).requires_grad_()
+        result = module(inputs)
+        result.square().sum().backward()
+        results.append((result.detach(), inputs.grad))
+    assert made == ([10, 20, 30, 37] if tokens <= linear_file.FEW_TOKENS else [20, 37]) * 2
+    for ours, theirs in zip(*results, strict=True):
+        assert (ours - theirs).norm() <= 1e-6 * theirs.norm()
