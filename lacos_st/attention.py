@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from lacos_st.alibi import Alibi, alibi_slopes
-from lacos_st.kernels import Request, choose
+from lacos_st.kernels import CPU, Request, choose
 from lacos_st.ragged import RaggedLayout, Run, padded_to_flat, ragged_layout
+from lacos_st.sdpa import attend_backward_, attend_forward
 
 __all__ = [
     "RAGGED",
@@ -21,6 +23,7 @@ __all__ = [
     "Run",
     "alibi_slopes",
     "attend",
+    "attend_with_pullback",
     "padded_to_flat",
     "ragged_attention",
     "ragged_layout",
@@ -64,6 +67,47 @@ def attend(
         return query
     kernel = choose(Request.of(query, key, value, bias=bias, is_causal=is_causal, dropout=dropout))
     return kernel.attend(query, key, value, layout, scale=scale, bias=bias, is_causal=is_causal, dropout=dropout)
+
+
+def attend_with_pullback(
+    fused: torch.Tensor, layout: RaggedLayout, *, scale: float, bias: Alibi | None
+) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+    """`attend` for those who write their backward by hand, and so outside autograd.
+
+    Args:
+        fused: query, key and value of each head side by side, (ΣT, heads, 3, head_dim).
+        layout: of the batch.
+        scale: factor of the scores before the softmax.
+        bias: added to the scores; causal.
+
+    Returns:
+        (ΣT, heads, head_dim); and the function from its gradient to that of `fused`. What the function needs is kept
+        as long as the function is.
+    """
+    fused = fused.detach()
+    query, key, value = fused.unbind(2)
+    request = Request.of(query, key, value, bias=bias, is_causal=False, dropout=0.0)
+    if layout.max_length and choose(request) is CPU:
+        mixed, sums = attend_forward(query, key, value, layout, scale=scale, bias=bias)
+
+        def by_hand(grad: torch.Tensor) -> torch.Tensor:
+            result = torch.empty_like(fused)
+            gradients = (result[:, :, 0], result[:, :, 1], result[:, :, 2])
+            parts = (query, key, value, mixed, sums, layout)
+            attend_backward_(gradients, grad.contiguous(), *parts, scale=scale, bias=bias)
+            return result
+
+        return mixed, by_hand
+
+    leaf = fused.requires_grad_()
+    with torch.enable_grad():
+        query, key, value = leaf.unbind(2)
+        graph = attend(query, key, value, layout, scale=scale, bias=bias)
+
+    def by_autograd(grad: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(graph, leaf, grad, retain_graph=True)[0]
+
+    return graph.detach(), by_autograd
 
 
 def ragged_attention(

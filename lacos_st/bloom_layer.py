@@ -9,6 +9,7 @@ norms and GELU are always computed again. Weights are de-quantised for each prod
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu
 
-from lacos_st.attention import RaggedLayout, attend
+from lacos_st.attention import RaggedLayout, attend, attend_with_pullback
 from lacos_st.product import FrozenProduct
 
 
@@ -49,9 +50,17 @@ class FrozenLayer:
         return self.fused, self.dense, self.up, self.down
 
     def attention(self, fused: torch.Tensor, layout: RaggedLayout, bias: Any) -> torch.Tensor:
-        """O (ΣT, H) from q, k and v (ΣT, 3H)."""
+        """From q, k and v (ΣT, 3H) to o (ΣT, H)."""
         query, key, value = fused.unflatten(-1, (self.heads, 3, -1)).unbind(2)
         return attend(query, key, value, layout, scale=self.scale, bias=bias).flatten(1)
+
+    def attention_with_pullback(
+        self, fused: torch.Tensor, layout: RaggedLayout, bias: Any
+    ) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+        """The same, and the function from the gradient of o to that of q, k and v, by head."""
+        by_head = fused.unflatten(-1, (self.heads, 3, -1))
+        mixed, pullback = attend_with_pullback(by_head, layout, scale=self.scale, bias=bias)
+        return mixed.flatten(1), pullback
 
 
 def run_layer(
@@ -109,11 +118,11 @@ class _Layer(torch.autograd.Function):
             return _forward(layer, hidden, layout, bias, dtype)
         in_32_bits = dtype.itemsize > 2
         fused = layer.fused.forward(_norm(layer.norms[0], hidden)[0].to(dtype))
-        if in_32_bits:  # the attention's own graph, from `fused` to `mixed`, lives on ctx until the backward
-            ctx.attention = fused, mixed = _attention_graph(layer, fused, layout, bias)
+        if in_32_bits:  # q, k and v and what else the attention's backward needs live on ctx
+            ctx.attention = mixed, _ = layer.attention_with_pullback(fused, layout, bias)
         else:
             mixed = layer.attention(fused, layout, bias)
-        middle = layer.dense.forward(mixed.detach(), residual=hidden)
+        middle = layer.dense.forward(mixed, residual=hidden)
         inner = layer.up.forward(_norm(layer.norms[1], middle)[0].to(dtype))
         # the adapters too, so that a change in between is noticed
         kept = (None, middle) if in_32_bits else (fused, None)
@@ -129,32 +138,23 @@ class _Layer(torch.autograd.Function):
             normed, *statistics = _norm(layer.norms[0], hidden)
             normed = normed.to(ctx.dtype)
             if ctx.attention is not None:
-                fused, mixed = ctx.attention
+                mixed, pullback = ctx.attention
             else:
                 fused = layer.fused.forward(normed) if fused is None else fused
-                fused, mixed = _attention_graph(layer, fused, ctx.layout, ctx.bias)
+                mixed, pullback = layer.attention_with_pullback(fused, ctx.layout, ctx.bias)
             if middle is None:
-                middle = layer.dense.forward(mixed.detach(), residual=hidden)
+                middle = layer.dense.forward(mixed, residual=hidden)
             grad, feed_forward_grads = _feed_forward_backward(layer, middle, inner, grads[0], ctx.dtype)
             del middle, inner
             passed = grad.to(ctx.dtype)
             grad_mixed, grad_low = layer.dense.backward(passed)
-            dense_grads = layer.dense.adapter_grads(mixed.detach(), passed, grad_low)
-            (grad_fused,) = torch.autograd.grad(mixed, fused, grad_mixed, retain_graph=ctx.attention is not None)
-            del mixed, grad_mixed
+            dense_grads = layer.dense.adapter_grads(mixed, passed, grad_low)
+            grad_fused = pullback(grad_mixed.unflatten(1, (layer.heads, -1))).flatten(1)
+            del mixed, pullback, grad_mixed
             grad_normed, grad_low = layer.fused.backward(grad_fused)
             fused_grads = layer.fused.adapter_grads(normed, grad_fused, grad_low)
             grad = _norm_backward(layer.norms[0], hidden, statistics, grad_normed).add_(grad)
         return grad, None, None, None, None, None, *fused_grads, *dense_grads, *feed_forward_grads
-
-
-def _attention_graph(
-    layer: FrozenLayer, fused: torch.Tensor, layout: RaggedLayout, bias: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(q, k, v) as a leaf of a graph of its own, and o at the graph's end."""
-    fused = fused.detach().requires_grad_()
-    with torch.enable_grad():
-        return fused, layer.attention(fused, layout, bias)
 
 
 def _feed_forward_backward(

@@ -9,8 +9,10 @@ import tiny
 import torch
 from transformers import BloomConfig
 
+from lacos_st import attention
 from lacos_st.adapters import adapter_parameters, add_lora_
 from lacos_st.bloom import BloomEncoder, LeanBloomBlock
+from lacos_st.kernels import FALLBACK
 from lacos_st.linear import dequantize_, quantize_
 from lacos_st.methods import _checkpoint_activations_
 
@@ -189,3 +191,13 @@ def test_bytes_kept_per_token_and_layer(dtype: torch.dtype, checkpoint: bool, li
     tokens = 96
     per_layer = saved_bytes(model, tokens, 2) - saved_bytes(model, tokens, 1)
     assert 0.9 * limit <= per_layer / tokens / 64 <= limit
+
+
+def test_an_attention_kernel_with_autograd_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where the backward of attention is the kernel's."""
+    model = encoder(targets="all-linear")
+    expected = run(model)
+    calls = []
+    monkeypatch.setattr(attention, "choose", lambda request: calls.append(request) or FALLBACK)
+    close(run(model), expected, 1e-5)
+    assert calls
