@@ -163,9 +163,8 @@ class BloomEncoder(BloomModel):
         flat = tokens.flatten(0, 1)
         source = _compose(index, layout.order)
         flat = flat if source is None else flat[source]
-        states = self._encode(self.word_embeddings(flat) if input_ids is not None else flat, layout)
-        if not output_hidden_states:
-            states = states[-1:]
+        embedded = self.word_embeddings(flat) if input_ids is not None else flat
+        states = self._encode(embedded, layout, each_layer=bool(output_hidden_states))
         shaped = tuple(_restore(state, source, rows, columns) for state in states)
         if return_dict is False:
             return (shaped[-1], shaped) if output_hidden_states else shaped
@@ -173,16 +172,16 @@ class BloomEncoder(BloomModel):
             last_hidden_state=shaped[-1], hidden_states=shaped if output_hidden_states else None
         )
 
-    def _encode(self, embedded: torch.Tensor, layout: RaggedLayout) -> list[torch.Tensor]:
-        """Hidden states (ΣT, H) before each layer and after the last layer norm."""
+    def _encode(self, embedded: torch.Tensor, layout: RaggedLayout, *, each_layer: bool) -> list[torch.Tensor]:
+        """Hidden states (ΣT, H) after the last layer norm, and with `each_layer` those before each layer, first."""
         hidden = self.word_embeddings_layernorm(embedded)
         bias = Alibi(self.num_heads, layout.max_length, self.alibi, _product_dtype(hidden), hidden.device)
         states = []
         for block in self.h:
-            states.append(hidden)
+            if each_layer:
+                states.append(hidden)
             hidden = block(hidden, layout, bias)
-        states.append(self.ln_f(hidden))
-        return states
+        return [*states, self.ln_f(hidden)]
 
 
 def _compose(index: torch.Tensor | None, order: torch.Tensor | None) -> torch.Tensor | None:

@@ -80,7 +80,7 @@ def build_model(config: TrainConfig) -> SentenceTransformer:
         options["model_kwargs"]["revision"] = config.revision
         options |= {name: {"revision": config.revision} for name in ("config_kwargs", "processor_kwargs")}
     if config.method == "lacos":
-        options["block_size"] = config.block_size
+        options |= {"block_size": config.block_size, "embedding_device": config.embedding_device}
     if config.method in ADAPTER_METHODS:
         targets = config.lora_targets
         options |= {

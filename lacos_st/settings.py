@@ -61,6 +61,7 @@ class TrainConfig:
     code: Literal["dynamic", "linear"] = option("dynamic", "8-bit code of the base (lacos)")
     block_size: int = option(256, "weights per absmax (lacos)")
     alibi: Literal["exact", "reference"] = option("exact", "how BLOOM's position bias is computed")
+    embedding_device: Literal["cpu"] | None = option(None, "cpu: the token embedding stays in host memory (lacos)")
     dtype: Dtype = option("float32", "dtype of the weights that are not stored in 8 bit")
 
     scale: float = option(20.0, "factor on the cosines in the loss, 1/temperature (not sbert)")
@@ -136,6 +137,8 @@ class TrainConfig:
             raise UserError(
                 "mini_batch_size is for in-batch negatives, sbert has none: leave it out, or lower batch_size"
             )
+        if self.embedding_device is not None and self.method != "lacos":
+            raise UserError(f"embedding_device is for a token embedding in 8 bits: method {self.method} has none")
         if self.overwrite and self.resume:
             raise UserError("overwrite and resume exclude each other: give one of them")
         if self.best == "sts" and self.eval_sts is None:

@@ -277,3 +277,11 @@ def test_overwrite_leaves_other_files_and_the_old_model_until_the_new_one(option
     train(configure(options, max_steps=2, eval_rows=0, overwrite=True))
     assert not torch.equal(embeddings(folder.model), old)
     assert (folder.path / "notes.txt").read_text() == "mine"
+
+
+def test_the_token_embedding_stays_on_the_host_when_asked(options: dict[str, Any]) -> None:
+    model = build_model(TrainConfig.from_mapping({**options, "embedding_device": "cpu"}).resolved())
+    assert model[0].embedding_device == "cpu"
+    assert model[0].model.get_input_embeddings().get_base_layer().on_host
+    with pytest.raises(UserError, match="method full has none"):
+        TrainConfig.from_mapping({**options, "method": "full", "embedding_device": "cpu"}).resolved()

@@ -122,8 +122,6 @@ def activations(shape: ModelShape, job: Job) -> Activations:
         tokens = job.batch_size * job.length
         # the embeddings, the block's input, x after attention, its norm; the inner values
         forward = 4 * h + f
-        if shape.model_type == "bloom":  # BloomEncoder holds the inputs of all blocks until the end
-            forward += (shape.layers - 1) * h
         if is_lean(shape, job):  # attention's result; the activation is done in place
             forward += h
         else:
