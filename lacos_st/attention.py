@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ __all__ = [
     "Run",
     "alibi_slopes",
     "attend",
+    "attend_keeping",
     "attend_with_pullback",
     "padded_to_flat",
     "ragged_attention",
@@ -69,10 +70,10 @@ def attend(
     return kernel.attend(query, key, value, layout, scale=scale, bias=bias, is_causal=is_causal, dropout=dropout)
 
 
-def attend_with_pullback(
+def attend_keeping(
     fused: torch.Tensor, layout: RaggedLayout, *, scale: float, bias: Alibi | None
-) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
-    """`attend` for those who write their backward by hand, and so outside autograd.
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """`attend` outside autograd, with what `attend_with_pullback` can start from.
 
     Args:
         fused: query, key and value of each head side by side, (ΣT, heads, 3, head_dim).
@@ -81,33 +82,58 @@ def attend_with_pullback(
         bias: added to the scores; causal.
 
     Returns:
-        (ΣT, heads, head_dim); and the function from its gradient to that of `fused`. What the function needs is kept
-        as long as the function is.
+        (ΣT, heads, head_dim); and the logarithms of the softmax's sums, an empty list where the kernel has its own.
     """
-    fused = fused.detach()
     query, key, value = fused.unbind(2)
-    request = Request.of(query, key, value, bias=bias, is_causal=False, dropout=0.0)
-    if layout.max_length and choose(request) is CPU:
-        mixed, sums = attend_forward(query, key, value, layout, scale=scale, bias=bias)
+    if _by_hand(fused, layout, bias):
+        return attend_forward(query, key, value, layout, scale=scale, bias=bias)
+    return attend(query, key, value, layout, scale=scale, bias=bias), []
+
+
+def attend_with_pullback(
+    fused: torch.Tensor,
+    layout: RaggedLayout,
+    *,
+    scale: float,
+    bias: Alibi | None,
+    kept: tuple[torch.Tensor, Sequence[torch.Tensor]] | None = None,
+) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+    """`attend` for those who write their backward by hand.
+
+    Args:
+        fused: as in `attend_keeping`.
+        layout: as in `attend_keeping`.
+        scale: as in `attend_keeping`.
+        bias: as in `attend_keeping`.
+        kept: what `attend_keeping` gave, to be spared the forward; with an empty list it is done again.
+
+    Returns:
+        (ΣT, heads, head_dim); and the function from its gradient to that of `fused`.
+    """
+    if _by_hand(fused, layout, bias):
+        mixed, sums = kept if kept and kept[1] else attend_keeping(fused, layout, scale=scale, bias=bias)
 
         def by_hand(grad: torch.Tensor) -> torch.Tensor:
             result = torch.empty_like(fused)
             gradients = (result[:, :, 0], result[:, :, 1], result[:, :, 2])
-            parts = (query, key, value, mixed, sums, layout)
+            query, key, value = fused.unbind(2)
+            parts = (query, key, value, mixed, list(sums), layout)
             attend_backward_(gradients, grad.contiguous(), *parts, scale=scale, bias=bias)
             return result
 
         return mixed, by_hand
 
-    leaf = fused.requires_grad_()
+    leaf = fused.detach().requires_grad_()
     with torch.enable_grad():
         query, key, value = leaf.unbind(2)
         graph = attend(query, key, value, layout, scale=scale, bias=bias)
+    return graph.detach(), lambda grad: torch.autograd.grad(graph, leaf, grad)[0]
 
-    def by_autograd(grad: torch.Tensor) -> torch.Tensor:
-        return torch.autograd.grad(graph, leaf, grad, retain_graph=True)[0]
 
-    return graph.detach(), by_autograd
+def _by_hand(fused: torch.Tensor, layout: RaggedLayout, bias: Alibi | None) -> bool:
+    """Whether the kernel is the one whose backward `attend_backward_` is."""
+    request = Request.of(*fused.unbind(2), bias=bias, is_causal=False, dropout=0.0)
+    return bool(layout.max_length) and choose(request) is CPU
 
 
 def ragged_attention(

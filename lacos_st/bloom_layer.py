@@ -9,7 +9,7 @@ norms and GELU are always computed again. Weights are de-quantised for each prod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu
 
-from lacos_st.attention import RaggedLayout, attend, attend_with_pullback
+from lacos_st.attention import RaggedLayout, attend, attend_keeping, attend_with_pullback
 from lacos_st.product import FrozenProduct
 
 
@@ -54,13 +54,27 @@ class FrozenLayer:
         query, key, value = fused.unflatten(-1, (self.heads, 3, -1)).unbind(2)
         return attend(query, key, value, layout, scale=self.scale, bias=bias).flatten(1)
 
-    def attention_with_pullback(
+    def attention_keeping(
         self, fused: torch.Tensor, layout: RaggedLayout, bias: Any
-    ) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
-        """The same, and the function from the gradient of o to that of q, k and v, by head."""
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The same, and what the backward of attention needs beside the two."""
         by_head = fused.unflatten(-1, (self.heads, 3, -1))
-        mixed, pullback = attend_with_pullback(by_head, layout, scale=self.scale, bias=bias)
-        return mixed.flatten(1), pullback
+        mixed, sums = attend_keeping(by_head, layout, scale=self.scale, bias=bias)
+        return mixed.flatten(1), sums
+
+    def attention_with_pullback(
+        self,
+        fused: torch.Tensor,
+        layout: RaggedLayout,
+        bias: Any,
+        kept: tuple[torch.Tensor, Sequence[torch.Tensor]] | None,
+    ) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+        """The same, computed again unless it was kept, and the function from its gradient to that of q, k and v."""
+        by_head = fused.unflatten(-1, (self.heads, 3, -1))
+        if kept is not None:
+            kept = (kept[0].unflatten(-1, (self.heads, -1)), kept[1])
+        mixed, pullback = attend_with_pullback(by_head, layout, scale=self.scale, bias=bias, kept=kept)
+        return mixed.flatten(1), lambda grad: pullback(grad.unflatten(1, (self.heads, -1))).flatten(1)
 
 
 def run_layer(
@@ -112,36 +126,31 @@ class _Layer(torch.autograd.Function):
         checkpoint: bool,
         *adapters: torch.Tensor | None,
     ) -> torch.Tensor:
-        ctx.layer, ctx.layout, ctx.bias, ctx.dtype, ctx.attention = layer, layout, bias, dtype, None
+        ctx.layer, ctx.layout, ctx.bias, ctx.dtype = layer, layout, bias, dtype
         if checkpoint:
-            ctx.save_for_backward(hidden, None, None, None, *adapters)
+            ctx.save_for_backward(*adapters, hidden, None, None, None, None)
             return _forward(layer, hidden, layout, bias, dtype)
-        in_32_bits = dtype.itemsize > 2
         fused = layer.fused.forward(_norm(layer.norms[0], hidden)[0].to(dtype))
-        if in_32_bits:  # q, k and v and what else the attention's backward needs live on ctx
-            ctx.attention = mixed, _ = layer.attention_with_pullback(fused, layout, bias)
-        else:
-            mixed = layer.attention(fused, layout, bias)
+        mixed, sums = layer.attention_keeping(fused, layout, bias)
         middle = layer.dense.forward(mixed, residual=hidden)
         inner = layer.up.forward(_norm(layer.norms[1], middle)[0].to(dtype))
-        # the adapters too, so that a change in between is noticed
-        kept = (None, middle) if in_32_bits else (fused, None)
-        ctx.save_for_backward(hidden, *kept, inner, *adapters)
+        kept = (mixed, middle, inner, *sums) if dtype.itemsize > 2 else (None, None, inner)
+        ctx.save_for_backward(*adapters, hidden, fused, *kept)  # the adapters, so that a change is noticed
+        del fused, mixed, sums, kept
         return layer.down.forward(gelu(inner, approximate="tanh"), residual=middle)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         layer: FrozenLayer = ctx.layer
-        hidden, fused, middle, inner = ctx.saved_tensors[:4]
+        hidden, fused, mixed, middle, inner, *sums = ctx.saved_tensors[2 * len(layer.products) :]
         with torch.autocast(hidden.device.type, enabled=False):
             normed, *statistics = _norm(layer.norms[0], hidden)
             normed = normed.to(ctx.dtype)
-            if ctx.attention is not None:
-                mixed, pullback = ctx.attention
-            else:
-                fused = layer.fused.forward(normed) if fused is None else fused
-                mixed, pullback = layer.attention_with_pullback(fused, ctx.layout, ctx.bias)
+            if fused is None:
+                fused = layer.fused.forward(normed)
+            kept = None if mixed is None else (mixed, sums)
+            mixed, pullback = layer.attention_with_pullback(fused, ctx.layout, ctx.bias, kept)
             if middle is None:
                 middle = layer.dense.forward(mixed, residual=hidden)
             grad, feed_forward_grads = _feed_forward_backward(layer, middle, inner, grads[0], ctx.dtype)
@@ -149,8 +158,8 @@ class _Layer(torch.autograd.Function):
             passed = grad.to(ctx.dtype)
             grad_mixed, grad_low = layer.dense.backward(passed)
             dense_grads = layer.dense.adapter_grads(mixed, passed, grad_low)
-            grad_fused = pullback(grad_mixed.unflatten(1, (layer.heads, -1))).flatten(1)
-            del mixed, pullback, grad_mixed
+            grad_fused = pullback(grad_mixed)
+            del fused, mixed, pullback, kept, grad_mixed
             grad_normed, grad_low = layer.fused.backward(grad_fused)
             fused_grads = layer.fused.adapter_grads(normed, grad_fused, grad_low)
             grad = _norm_backward(layer.norms[0], hidden, statistics, grad_normed).add_(grad)

@@ -131,9 +131,6 @@ def activations(shape: ModelShape, job: Job) -> Activations:
     tokens = rows * job.length * (1 if job.mini_batch else SIDES)
     embedding = 0 if _rotates(shape) else h  # the sum of embeddings, as the norm's input
     kept = (shape.layers * kept_per_token(shape, job) + embedding) * tokens
-    if job.mini_batch and is_lean(shape, job) and not job.checkpointing and item > 2:
-        # the graphs of the attention of the mini-batch before, which live until the next forward is done
-        kept += shape.layers * (block.qkv + h + shape.heads) * tokens
     backward = max(_backward_per_token(shape, job, block) * tokens, (4 * h + f) * tokens + matrix)
     # with checkpointing a block is computed again before its backward
     one_block = kept_per_token(shape, job.without_checkpointing()) * tokens
