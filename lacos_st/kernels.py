@@ -189,7 +189,8 @@ def difference(attend: Attend, request: Request, lengths: tuple[int, ...] = PROB
         bias = None
         if request.alibi is not None:
             bias = Alibi(request.heads, layout.max_length, request.alibi, dtype, device)
-        scale, causal = request.head_dim**-0.5, request.is_causal
+        scale = request.head_dim**-0.5
+        causal = request.is_causal and bias is None  # a bias says so itself, and BLOOM leaves it at that
         query, key, value = inputs
         mixed = kernel(query, key, value, layout, scale=scale, bias=bias, is_causal=causal, dropout=0.0)
         found.append([mixed.detach(), *torch.autograd.grad(mixed, inputs, target)])

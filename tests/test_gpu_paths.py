@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import flex_attention
 
+import lacos_st
 from lacos_st import flex, kernels
 from lacos_st.alibi import Alibi
 from lacos_st.attention import attend
@@ -256,7 +258,48 @@ def test_attend_hands_its_arguments_to_the_chosen_kernel(monkeypatch: pytest.Mon
     with torch.autocast("cpu", torch.bfloat16):
         mixed = attend(query, key, key, layout_of([2, 3]), scale=1.0, is_causal=True, dropout=0.5)
     assert mixed.dtype == torch.bfloat16
-    assert asked == [Request(CPU_DEVICE, torch.bfloat16, 4, 2, 8, 8, None, True, True)]
+    attend(query, query, query, layout_of([2, 3]), scale=1.0, bias=Alibi(4, 3, "exact", torch.float32, CPU_DEVICE))
+    assert asked == [
+        Request(CPU_DEVICE, torch.bfloat16, 4, 2, 8, 8, None, True, True),
+        Request(CPU_DEVICE, torch.float32, 4, 4, 8, 8, "exact", True, False),
+    ]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("kernel", [attend_by_torch_varlen, attend_by_autograd])
+def test_a_step_makes_nothing_on_another_device(
+    monkeypatch: pytest.MonkeyPatch, tiny_bloom_dir: str, checkpointing: bool, stored: bool, kernel: Callable[..., Any]
+) -> None:
+    """On the meta device, which like a GPU takes no CPU tensor beside its own: shapes, dtypes, devices; no values."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *args: False)  # knows no meta device
+    monkeypatch.setattr(torch, "autocast", lambda *args, **options: contextlib.nullcontext())
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", lambda q, k, v, *args, **options: q + k + v)
+    monkeypatch.setattr("lacos_st.attention.choose", lambda request: FALLBACK._replace(attend=kernel))
+    made = lacos_st.encoder(tiny_bloom_dir, code="dynamic" if stored else None, block_size=64, device="cpu")
+    model = made[0].model.to(torch.bfloat16).to("meta").train()
+    if checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    real = layout_of([3, 17, 300])
+    moved = {"position_ids": real.position_ids.to("meta"), "cu_seq_lens": real.cu_seq_lens.to("meta")}
+    layout = dataclasses.replace(real, **moved, prepared={})
+    embedded = model.word_embeddings(torch.zeros(320, dtype=torch.int64, device="meta"))
+    monkeypatch.setattr("lacos_st.bloom.ragged_layout", lambda cu_seq_lens: layout)  # lengths are values
+    states = model(inputs_embeds=embedded[None], cu_seq_lens_q=layout.cu_seq_lens).last_hidden_state
+    assert (states.device.type, states.dtype) == ("meta", torch.bfloat16)
+    states.sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+    assert gradients
+    assert all(gradient is not None and gradient.is_meta for gradient in gradients)
+
+
+def test_flex_masks_are_made_on_the_device_of_the_batch() -> None:
+    real = layout_of([3, 17, 300])
+    moved = {"position_ids": real.position_ids.to("meta"), "cu_seq_lens": real.cu_seq_lens.to("meta")}
+    for causal in (True, False):
+        mask = flex.block_mask(dataclasses.replace(real, **moved, prepared={}), is_causal=causal)
+        assert mask.kv_indices.is_meta and mask.kv_num_blocks.is_meta
+        assert mask.kv_indices.shape == (1, 1, 3, 3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: the kernels themselves run on one only")
