@@ -6,6 +6,9 @@
 What is measured is the resident peak (VmHWM, which Linux keeps exactly) above what stood before, with a tiny run of
 the same kind before it, so that libraries and their buffers are there already. It covers loading, training or
 encoding, and saving. Bases are random; sentences have the lengths of real NLI pairs (`benchmarks.lengths`), or one.
+
+The allocator is told to give back what is freed, and the trainer not to keep it: so it is memory in use. As a run goes
+by itself, glibc's heap holds freed memory on top of that (`lacos_st.heap`); `--as-run` measures both together.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import argparse
 import dataclasses
 import gc
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -32,6 +36,8 @@ from lacos_st.recipe.shapes import shape_of
 
 MIB = 2**20
 TOLERANCE = 0.10
+GIVEN_BACK = 2**17
+"""Blocks of so many bytes go back to the system when they are freed; naming the size keeps glibc from raising it."""
 WORDS = 4000
 CLASSES = ("entailment", "neutral", "contradiction")
 
@@ -85,9 +91,9 @@ BASE = Size()
 WIDE = Size(hidden=768, layers=8, vocabulary=50304)
 CASES = (
     Case(BASE, "lacos", 256),
-    Case(BASE, "lacos", 512, options={"gradient_checkpointing": True}),
-    Case(BASE, "lacos", 512, options={"mini_batch_size": 128}),
-    Case(BASE, "lacos", 24, length=512),
+    Case(BASE, "lacos", 256, options={"gradient_checkpointing": True}),
+    Case(BASE, "lacos", 256, options={"mini_batch_size": 128}),
+    Case(BASE, "lacos", 8, length=512),
     Case(Size(hidden=1024, layers=6, vocabulary=250880), "lacos", 32),
     Case(BASE, "lora", 256, options={"lora_rank": 32}),
     Case(WIDE, "lora", 64, options={"lora_targets": ["all-linear"]}),
@@ -182,22 +188,32 @@ def run(case: Case, base: Path, work: Path) -> None:
     train(TrainConfig.from_mapping(config))
 
 
-def measure(case: Case) -> int:
-    """Bytes of this process's resident peak during the case, above what stood before; Linux only."""
+def tiny(case: Case) -> Case:
+    """The same kind of run, as small as it gets."""
+    size = dataclasses.replace(case.size, hidden=256, layers=1, vocabulary=WORDS + len(synthetic.SPECIAL))
+    return dataclasses.replace(case, size=size, batch=4, length=8)
+
+
+def measure(case: Case, folder: Path, *, as_run: bool) -> int:
+    """Bytes of this process's resident peak during the case, above what stood before; Linux only.
+
+    Args:
+        case: to run.
+        folder: with the base in "base", and that of `tiny` in "tiny".
+        as_run: leave the trainer's way with freed memory as it is.
+    """
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as folder:
-        small = dataclasses.replace(case.size, hidden=256, layers=1, vocabulary=WORDS + 8)
-        warm_up = dataclasses.replace(case, size=small, batch=4, length=8)
-        for name, size, chosen in (("warm", small, warm_up), ("base", case.size, case)):
-            work = Path(folder, name)
-            done = [sys.executable, "-m", "benchmarks.prediction", "--write", str(work), json.dumps(vars(size))]
-            subprocess.run(done, cwd=rows.ROOT, check=True, capture_output=True)  # its memory is not this process's
-            if name == "base":
-                gc.collect()
-                Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM from here on
-                start = _resident("VmRSS")
-            run(chosen, work, work)
-        return _resident("VmHWM") - start
+    if not as_run:
+        from lacos_st import trainer
+
+        for name in ("keep_freed_memory", "return_freed_memory"):
+            setattr(trainer, name, lambda: None)
+    run(tiny(case), folder / "tiny", folder / "tiny")
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM counts from here on
+    start = _resident("VmRSS")
+    run(case, folder / "base", folder / "base")
+    return _resident("VmHWM") - start
 
 
 def _resident(name: str) -> int:
@@ -205,19 +221,30 @@ def _resident(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
-def measured(case: Case) -> int:
+def measured(case: Case, *, as_run: bool = False) -> int:
     """`measure` in a fresh process."""
-    arguments = json.dumps(dataclasses.asdict(case))
-    command = [sys.executable, "-m", "benchmarks.prediction", "--child", arguments]
-    done = subprocess.run(command, cwd=rows.ROOT, check=False, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as folder:
+        write_base(Path(folder, "tiny"), tiny(case).size)
+        write_base(Path(folder, "base"), case.size)
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.prediction",
+            "--child",
+            json.dumps(dataclasses.asdict(case)),
+            folder,
+            "as-run" if as_run else "in-use",
+        ]
+        environment = os.environ if as_run else {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(GIVEN_BACK)}
+        done = subprocess.run(command, cwd=rows.ROOT, env=environment, check=False, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{case.name} failed: ...{done.stderr[-1500:]}")
     return int(done.stdout.splitlines()[-1])
 
 
-def compare(case: Case) -> dict[str, Any]:
+def compare(case: Case, *, as_run: bool = False) -> dict[str, Any]:
     """Both figures, in bytes, and their ratio."""
-    guess, fact = predicted(case).peak, measured(case)
+    guess, fact = predicted(case).peak, measured(case, as_run=as_run)
     return {"case": case.name, "predicted_bytes": guess, "measured_bytes": fact, "ratio": round(guess / fact, 4)}
 
 
@@ -233,23 +260,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="three small cases, not recorded")
     parser.add_argument("--only", type=int, nargs="+", metavar="N", help="these cases, from 0, not recorded")
-    parser.add_argument("--child", metavar="CASE", help=argparse.SUPPRESS)
-    parser.add_argument("--write", nargs=2, metavar=("FOLDER", "SIZE"), help=argparse.SUPPRESS)
+    parser.add_argument("--as-run", action="store_true", help="with what the heap keeps of freed memory")
+    parser.add_argument("--child", nargs=3, metavar=("CASE", "FOLDER", "HOW"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.write:
-        write_base(Path(arguments.write[0]), Size(**json.loads(arguments.write[1])))
-        return
     if arguments.child:
-        given = json.loads(arguments.child)
-        print(measure(Case(**{**given, "size": Size(**given["size"])})))
+        given = json.loads(arguments.child[0])
+        print(
+            measure(
+                Case(**{**given, "size": Size(**given["size"])}),
+                Path(arguments.child[1]),
+                as_run=arguments.child[2] == "as-run",
+            )
+        )
         return
     cases = QUICK if arguments.quick else [CASES[place] for place in arguments.only or range(len(CASES))]
     results = []
     for case in cases:
-        results.append(compare(case))
+        results.append(compare(case, as_run=arguments.as_run))
         print(*show(results[-1]), sep=" | ", flush=True)
     if not arguments.quick and not arguments.only:
-        rows.append("prediction", cases=results, within=sum(abs(r["ratio"] - 1) <= TOLERANCE for r in results))
+        rows.append(
+            "prediction",
+            as_run=arguments.as_run,
+            cases=results,
+            within=sum(abs(r["ratio"] - 1) <= TOLERANCE for r in results),
+        )
     head = ["base", "method", "batch x tokens", "options", "predicted", "measured", "difference"]
     print(figures.table(head, map(show, results)))
 

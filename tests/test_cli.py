@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -141,6 +142,10 @@ def test_a_broken_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -
         (["evaluate", "no-such-model", "--data", "sts"], "no-such-model"),
         (["evaluate", "base", "--data", "no-such-folder"], "no-such-folder"),
         (["demo", "--data", "no-such-folder"], "no-such-folder"),
+        (["memory", "no-such-base"], "no-such-base"),
+        (["memory", "bloom-560m", "--budget", "16"], "expected a number and a unit"),
+        (["memory", "bloom-560m", "--method", "magic"], "encode, lacos, lora, full, sbert"),
+        (["memory", "bloom-560m", "--batch-size", "0"], "batch_size is 0"),
     ],
 )
 def test_a_command_line_that_cannot_be_used(
@@ -172,6 +177,8 @@ def test_a_command_line_that_cannot_be_used(
         (["--eval-sts", "none.tsv"], "none.tsv"),
         (["--overwrite", "--resume"], "exclude each other"),
         (["--code", "cubic"], "dynamic, linear"),
+        (["--mini-batch-size", "0"], "mini_batch_size is 0"),
+        (["--method", "sbert", "--mini-batch-size", "4"], "sbert has none"),
     ],
 )
 def test_options_that_cannot_be_used(
@@ -180,6 +187,42 @@ def test_options_that_cannot_be_used(
     (folder / "run.yaml").write_text("{}\n")
     refused(capsys, run("--config", "run.yaml", *arguments), said)
     assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize("base", ["bloom-7b1", "EleutherAI/pythia-1b", "bloom-nano", "base"])
+def test_memory_needs_a_configuration_only(folder: Path, capsys: pytest.CaptureFixture[str], base: str) -> None:
+    (folder / "base" / "model.safetensors").unlink()
+    assert main(["memory", base, "--budget", "16GiB", "--block-size", "64"]) == 0
+    shown = capsys.readouterr().out
+    assert "largest batch" in shown
+    assert "lacos, checkpointing" in shown
+    assert ("full at batch 32 needs" in shown) == (base == "bloom-7b1")
+    assert main(["memory", base, "--method", "lacos", "--checkpointing", "--block-size", "64"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[2:-1]] == ["lacos, checkpointing"]
+
+
+def test_a_run_without_memory_for_it(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lacos_st.recipe.machine.available_bytes", lambda device: 500_000)
+    refused(capsys, run("--eval-rows", "0"), "this run needs about", "--fit", "--force")
+    assert not (folder / "out").exists()
+    assert run("--eval-rows", "0", "--force") == 0
+    monkeypatch.setattr("lacos_st.recipe.machine.available_bytes", lambda device: 1_000_000)
+    assert run("--eval-rows", "0", "--fit", "--overwrite") == 0
+    written = TrainConfig.from_yaml(folder / "out" / "train.yaml")
+    assert written.gradient_checkpointing or written.mini_batch_size is not None
+    assert (written.fit, written.force) == (False, False)
+
+
+def test_the_cached_loss_is_the_plain_one_in_less_memory(folder: Path) -> None:
+    losses = []
+    for more in ([], ["--mini-batch-size", "3"]):
+        assert run("--eval-rows", "0", "--overwrite", "--lr", "1e-3", *more) == 0
+        rows = [json.loads(line) for line in (folder / "out" / "log.jsonl").read_text().splitlines()]
+        losses.append(next(row["train_loss"] for row in rows if "train_loss" in row))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_evaluate_prints_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,7 +271,7 @@ package = types.ModuleType("lacos_st")
 package.__path__ = [{str(Path(lacos_st.__file__).parent)!r}]
 sys.modules["lacos_st"] = package
 from lacos_st.cli import main
-for line in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["--version"]):
+for line in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["memory", "--help"], ["--version"]):
     try:
         main(line)
     except SystemExit as stop:

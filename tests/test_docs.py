@@ -17,7 +17,14 @@ from benchmarks import readme  # noqa: E402
 
 def test_every_file_of_the_package_stands_in_the_tree() -> None:
     tree = README.partition("lacos_st/\n")[2].partition("examples/")[0]
-    assert sorted(re.findall(r"^  (\w+\.py) ", tree, re.M)) == sorted(p.name for p in (ROOT / "lacos_st").glob("*.py"))
+    folder, listed = "", []
+    for indent, name in re.findall(r"^(  |    )(\w+(?:\.py|/)) ", tree, re.M):
+        if name.endswith("/"):
+            folder = name
+        else:
+            listed.append(f"{folder if indent == '    ' else ''}{name}")
+    package = ROOT / "lacos_st"
+    assert sorted(listed) == sorted(path.relative_to(package).as_posix() for path in package.rglob("*.py"))
 
 
 def test_every_command_is_documented() -> None:

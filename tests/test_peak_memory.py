@@ -16,7 +16,7 @@ from lacos_st.errors import UserError
 from lacos_st.methods import build_model
 from lacos_st.recipe import machine
 from lacos_st.recipe.activations import kept_per_token
-from lacos_st.recipe.check import checked, job_of
+from lacos_st.recipe.check import HELD, checked, job_of
 from lacos_st.recipe.fit import advice, smaller, table
 from lacos_st.recipe.job import Job
 from lacos_st.recipe.memory import largest_batch, predict
@@ -211,6 +211,10 @@ def test_a_run_that_does_not_fit_is_refused_fitted_or_forced(caplog: pytest.LogC
     caplog.set_level("INFO", logger="lacos_st.recipe")
     assert checked(config, shape, [20, 30], device="cpu", available=peak) == config
     assert show_bytes(peak) in caplog.text
+    assert "memory is short" in caplog.text
+    caplog.clear()
+    assert checked(config, shape, [20, 30], device="cpu", available=int(peak * HELD) + 1) == config
+    assert "memory is short" not in caplog.text
     assert checked(config, shape, [20, 30], device="cpu", available=None) == config
     with pytest.raises(UserError, match=r"gradient_checkpointing .*--fit .*--force"):
         checked(config, shape, [20, 30], device="cpu", available=peak - 1)

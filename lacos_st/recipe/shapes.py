@@ -289,13 +289,14 @@ def lora_targets(shape: ModelShape, targets: str | Sequence[str] = "paper") -> t
     Raises:
         UserError: a name fits no layer.
     """
-    if targets in ("paper", ("paper",)):
+    wanted = (targets,) if isinstance(targets, str) else tuple(targets)
+    if wanted == ("paper",):
         return tuple(layer for layer in shape.linears if layer.part == "feed_forward"), True
-    if targets in ("all-linear", ("all-linear",)):
+    if wanted == ("all-linear",):
         return shape.linears, False
     chosen: dict[str, LinearShape] = {}
     embedding = False
-    for target in (targets,) if isinstance(targets, str) else targets:
+    for target in wanted:
         fitting = {layer.name: layer for layer in shape.linears if _ends(layer.name, target)}
         on_embedding = _ends(shape.embedding_name, target)
         if not fitting and not on_embedding:
