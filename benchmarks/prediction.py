@@ -22,7 +22,9 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +127,15 @@ def sentences(case: Case) -> list[tuple[lengths.Length, lengths.Length]]:
 
 def job_of(case: Case) -> Job:
     """The case as a question to `predict`."""
-    tokens = lengths.tokens(sentences(case))
+    pairs = sentences(case)
+    tokens = lengths.tokens(pairs)
     names = {"gradient_checkpointing": "checkpointing", "mini_batch_size": "mini_batch", "lora_rank": "rank"}
     options = {names.get(key, key.removeprefix("lora_")): value for key, value in case.options.items()}
     return Job(
         method=case.method,  # type: ignore[arg-type]
         batch_size=case.batch,
         length=sum(tokens) / len(tokens),
+        longer_side=max(sum(pair[side].tokens for pair in pairs) for side in (0, 1)) / len(pairs),
         mean_square=sum(count**2 for count in tokens) / len(tokens),
         **options,
     )
@@ -260,6 +264,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="three small cases, not recorded")
     parser.add_argument("--only", type=int, nargs="+", metavar="N", help="these cases, from 0, not recorded")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cases at a time [1]: memory is not time")
     parser.add_argument("--as-run", action="store_true", help="with what the heap keeps of freed memory")
     parser.add_argument("--child", nargs=3, metavar=("CASE", "FOLDER", "HOW"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -275,9 +280,10 @@ def main() -> None:
         return
     cases = QUICK if arguments.quick else [CASES[place] for place in arguments.only or range(len(CASES))]
     results = []
-    for case in cases:
-        results.append(compare(case, as_run=arguments.as_run))
-        print(*show(results[-1]), sep=" | ", flush=True)
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for result in pool.map(partial(compare, as_run=arguments.as_run), cases):
+            results.append(result)
+            print(*show(result), sep=" | ", flush=True)
     if not arguments.quick and not arguments.only:
         rows.append(
             "prediction",

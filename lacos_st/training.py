@@ -118,12 +118,12 @@ def _within_memory(config: TrainConfig, rows: Dataset) -> TrainConfig:
     path = resolve(config.base)
     shape = shape_of(read_config(path, **hub))
     device = "cuda" if torch.cuda.is_available() and not config.cpu else "cpu"
-    lengths = _lengths(path, rows, most=config.max_seq_length, **hub)
-    return checked(config, shape, lengths, device=device, available=available_bytes(device))
+    sides = _lengths(path, rows, most=config.max_seq_length, **hub)
+    return checked(config, shape, sides, device=device, available=available_bytes(device))
 
 
-def _lengths(path: str, rows: Dataset, *, most: int | None, **hub: str) -> list[int]:
-    """Tokens of the sentences in the first rows, which come shuffled."""
+def _lengths(path: str, rows: Dataset, *, most: int | None, **hub: str) -> list[list[int]]:
+    """Tokens of the sentences in the first rows, which come shuffled, column by column."""
     from transformers import AutoTokenizer
 
     try:
@@ -131,9 +131,9 @@ def _lengths(path: str, rows: Dataset, *, most: int | None, **hub: str) -> list[
     except (OSError, ValueError) as error:
         raise UserError(f"the base {path!r} has no tokenizer that can be loaded: {error}") from error
     sample = rows[:SAMPLED_ROWS]
-    texts = [text for column in sample.values() for text in column if isinstance(text, str)]
+    columns = [column for column in sample.values() if isinstance(column[0], str)]
     limit = min(most or tokenizer.model_max_length, tokenizer.model_max_length)
-    return [min(len(ids), limit) for ids in tokenizer(texts, verbose=False).input_ids]
+    return [[min(len(ids), limit) for ids in tokenizer(texts, verbose=False).input_ids] for texts in columns]
 
 
 def _run(

@@ -207,31 +207,32 @@ def config_of(**options: Any) -> TrainConfig:
 def test_a_run_that_does_not_fit_is_refused_fitted_or_forced(caplog: pytest.LogCaptureFixture) -> None:
     shape = published_shape("bloom-560m")
     config = config_of()
-    peak = predict(shape, job_of(config, [20, 30], device="cpu")).peak
+    peak = predict(shape, job_of(config, [[20], [30]], device="cpu")).peak
     caplog.set_level("INFO", logger="lacos_st.recipe")
-    assert checked(config, shape, [20, 30], device="cpu", available=peak) == config
+    assert checked(config, shape, [[20], [30]], device="cpu", available=peak) == config
     assert show_bytes(peak) in caplog.text
     assert "memory is short" in caplog.text
     caplog.clear()
-    assert checked(config, shape, [20, 30], device="cpu", available=int(peak * HELD) + 1) == config
+    assert checked(config, shape, [[20], [30]], device="cpu", available=int(peak * HELD) + 1) == config
     assert "memory is short" not in caplog.text
-    assert checked(config, shape, [20, 30], device="cpu", available=None) == config
+    assert checked(config, shape, [[20], [30]], device="cpu", available=None) == config
     with pytest.raises(UserError, match=r"gradient_checkpointing .*--fit .*--force"):
-        checked(config, shape, [20, 30], device="cpu", available=peak - 1)
+        checked(config, shape, [[20], [30]], device="cpu", available=peak - 1)
     forced = config_of(force=True)
-    assert checked(forced, shape, [20, 30], device="cpu", available=peak - 1) == forced
-    fitted = checked(config_of(fit=True), shape, [20, 30], device="cpu", available=peak - 1)
+    assert checked(forced, shape, [[20], [30]], device="cpu", available=peak - 1) == forced
+    fitted = checked(config_of(fit=True), shape, [[20], [30]], device="cpu", available=peak - 1)
     assert fitted.gradient_checkpointing
     with pytest.raises(UserError, match="a smaller base"):
-        checked(config_of(fit=True), shape, [20, 30], device="cpu", available=MIB)
+        checked(config_of(fit=True), shape, [[20], [30]], device="cpu", available=MIB)
 
 
 def test_a_long_batch_is_what_counts() -> None:
     config = config_of()
-    even, mixed = (job_of(config, sample, device="cpu") for sample in ([20] * 10, [1, 39] * 5))
+    even, mixed = (job_of(config, sample, device="cpu") for sample in ([[20]] * 2, [[1], [39]]))
     assert even.length == 20
     assert mixed.length == pytest.approx(20 + 3 * 19 / 512**0.5)
     assert mixed.mean_square > even.mean_square
+    assert (even.longer_side, mixed.longer_side) == (20, pytest.approx(39 * mixed.length / 20))
 
 
 def test_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

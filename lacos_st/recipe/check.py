@@ -25,14 +25,15 @@ HELD = 1.3
 times what is in use (eight runs of `python -m benchmarks.prediction --as-run`, 2026-11-21; 1.2 is their median)."""
 
 
-def job_of(config: TrainConfig, lengths: Sequence[int], *, device: str) -> Job:
+def job_of(config: TrainConfig, sides: Sequence[Sequence[int]], *, device: str) -> Job:
     """The memory question that a training run asks.
 
     Args:
         config: resolved.
-        lengths: tokens of a sample of its sentences, truncated as in training.
+        sides: for each side of the pairs, tokens of a sample of its sentences, truncated as in training.
         device: "cpu" or "cuda".
     """
+    lengths = [length for side in sides for length in side]
     mean = sum(lengths) / len(lengths)
     square = sum(length * length for length in lengths) / len(lengths)
     error = max(0.0, square - mean**2) ** 0.5 / (SIDES * config.batch_size) ** 0.5
@@ -41,6 +42,7 @@ def job_of(config: TrainConfig, lengths: Sequence[int], *, device: str) -> Job:
         method=config.method,
         batch_size=config.batch_size,
         length=max(1.0, length),
+        longer_side=max(sum(side) / len(side) for side in sides) * length / mean if mean else 1.0,
         mean_square=square * (length / mean) ** 2 if mean else 1.0,
         dtype=config.dtype,
         device=device,
@@ -55,14 +57,14 @@ def job_of(config: TrainConfig, lengths: Sequence[int], *, device: str) -> Job:
 
 
 def checked(
-    config: TrainConfig, shape: ModelShape, lengths: Sequence[int], *, device: str, available: int | None
+    config: TrainConfig, shape: ModelShape, sides: Sequence[Sequence[int]], *, device: str, available: int | None
 ) -> TrainConfig:
     """The run as it can be started: as it is, or with `fit` with checkpointing or a cached loss switched on.
 
     Args:
         config: resolved.
         shape: of the base.
-        lengths: see `job_of`.
+        sides: see `job_of`.
         device: see `job_of`.
         available: bytes that are free there; None where that is not known, and nothing is refused. On a CPU `fit` aims
             at less, see `HELD`.
@@ -70,7 +72,7 @@ def checked(
     Raises:
         UserError: it does not fit, and neither `fit` helps nor `force` was given.
     """
-    job = job_of(config, lengths, device=device)
+    job = job_of(config, sides, device=device)
     memory = predict(shape, job)
     logger.info(
         "memory: about %s at the peak (weights %s, adapters %s, optimiser %s, gradients %s, activations %s), %s free",

@@ -22,6 +22,8 @@ class Job:
         method: encode (no training), lacos, lora, full or sbert.
         batch_size: pairs in a training batch; sentences in one of `encode`.
         length: mean tokens of a sentence.
+        longer_side: mean tokens of a sentence on the longer side of the pairs, which a cached loss embeds by itself; 0
+            for `length`.
         mean_square: mean of the squares of the lengths; 0 for sentences of one length.
         quantized: whether the base is stored in 8 bits; None: for encode and lacos.
         dtype: of the float weights and the activations.
@@ -42,6 +44,7 @@ class Job:
     method: Method
     batch_size: int = 32
     length: float = 32.0
+    longer_side: float = 0.0
     mean_square: float = 0.0
     quantized: bool | None = None
     dtype: str = "float32"
