@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from lacos_st.blockwise import BLOCK_SIZE, BlockwiseError, check_block, dequantize, quantization_error, quantize
 from lacos_st.errors import UserError
@@ -19,6 +20,12 @@ memory comes from what was freed before, which glibc does for blocks below 32 Mi
 CACHED_SLAB_BYTES = 2**20
 FEW_TOKENS = 64
 """With few tokens the product only reads the weight: from a second-level cache, if the slab is that small."""
+
+
+NOT_WRITABLE = (
+    "a weight stored in 8 bits cannot be written to (merging LoRA would quantise it a second time): merge into the "
+    "16-bit base, or call lacos_st.dequantize_(model) first"
+)
 
 
 class _FrozenLinear(torch.autograd.Function):
@@ -42,11 +49,47 @@ class _FrozenLinear(torch.autograd.Function):
         return grad_inputs, None, grad_bias
 
 
-class ReadOnlyWeight(torch.Tensor):
-    """A de-quantised copy of a stored weight: assigning to its `data` is an error, not a change that gets lost."""
+class StoredWeight(torch.Tensor):
+    """The weight of an 8-bit layer to whoever reads it: shape, dtype and device at no cost, values when they are used.
+
+    peft, and bitsandbytes' optimisers at every step, look at the weight of each layer without using it. Any operation
+    de-quantises; writing is an error, so that a change (a merge of adapters, say) fails instead of getting lost.
+    """
+
+    layer: Stored8bit
+
+    @staticmethod
+    def __new__(cls, layer: Stored8bit) -> StoredWeight:  # noqa: D102
+        like = layer.compute_dtype_like
+        made = torch.Tensor._make_wrapper_subclass(cls, layer.codes.shape, dtype=like.dtype, device=like.device)
+        made.layer = layer
+        return made
+
+    def __init__(self, layer: Stored8bit) -> None:
+        """`__new__` has done it all."""
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        return f"{type(self).__name__}({self.layer})"
 
     # results of operations are plain tensors
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """De-quantise, then do as asked."""
+        kwargs = kwargs or {}
+        declared = func._schema.arguments
+        given = {**{argument.name: value for argument, value in zip(declared, args, strict=False)}, **kwargs}
+        written = [argument.name for argument in declared if argument.alias_info and argument.alias_info.is_write]
+        if any(isinstance(given.get(name), cls) for name in written):
+            raise UserError(NOT_WRITABLE)
+
+        def read(value: Any) -> Any:
+            return value.layer.dequantized().to(value.device) if isinstance(value, cls) else value
+
+        return func(*tree_map(read, args), **tree_map(read, kwargs))
 
     @property
     def data(self) -> torch.Tensor:
@@ -55,10 +98,7 @@ class ReadOnlyWeight(torch.Tensor):
 
     @data.setter
     def data(self, value: torch.Tensor) -> None:
-        raise UserError(
-            "a weight stored in 8 bits cannot be written to (merging LoRA would quantise it a second time): merge "
-            "into the 16-bit base, or call lacos_st.dequantize_(model) first"
-        )
+        raise UserError(NOT_WRITABLE)
 
 
 class Stored8bit(nn.Module):
@@ -98,20 +138,10 @@ class Stored8bit(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The weight as floats, de-quantised anew at each access: a copy for reading.
-
-        A read-only inference tensor, so that code which would write a change into it (a merge of adapters, say)
-        fails instead of losing the change.
-        """
+        """The weight as floats, for reading: de-quantised anew at each use, see `StoredWeight`."""
         if "weight" in self._parameters:  # while a float checkpoint is being loaded
             return cast(torch.Tensor, self._parameters["weight"])
-        with torch.inference_mode():
-            return cast(torch.Tensor, self.dequantized().as_subclass(ReadOnlyWeight))
-
-    @property
-    def qweight(self) -> torch.Tensor:
-        """The codes: where peft looks for the device of a stored weight before it would de-quantise `weight`."""
-        return self.codes
+        return StoredWeight(self)
 
     def dequantized(self, dtype: torch.dtype | None = None, rows: slice = slice(None)) -> torch.Tensor:
         """The weight, or some of its rows, as floats (rows, columns); in the dtype it computes in if none is given."""

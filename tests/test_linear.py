@@ -8,10 +8,12 @@ import io
 import pytest
 import tiny
 import torch
+from bitsandbytes.optim import Adam8bit, GlobalOptimManager
 from torch import nn
 
 from lacos_st import UserError
 from lacos_st import linear as linear_file
+from lacos_st.adapters import add_lora_
 from lacos_st.blockwise import dequantize, quantize
 from lacos_st.linear import Embedding8bit, Linear8bit, codes_hash, dequantize_, error_report, quantize_
 
@@ -107,8 +109,32 @@ def test_weight_reads_and_refuses_to_be_written(pair: tuple[nn.Sequential, nn.Se
     assert type(stored[1].weight + 1) is torch.Tensor
     with pytest.raises(UserError, match="merge into the 16-bit base"):
         stored[1].weight.data += 1  # what a merge of adapters does: an error, not a change that is lost
-    with pytest.raises(RuntimeError, match="inference tensor"):
+    with pytest.raises(UserError, match="merge into the 16-bit base"):
         stored[1].weight.add_(1)
+    with pytest.raises(UserError, match="merge into the 16-bit base"):
+        torch.add(plain[1].weight, 1, out=stored[1].weight)
+    inputs = torch.randn(3, 64, requires_grad=True)
+    nn.functional.linear(inputs, stored[1].weight).sum().backward()
+    assert inputs.grad is not None
+    assert torch.allclose(inputs.grad[0], plain[1].weight.sum(0))
+
+
+def test_looking_at_a_weight_does_not_dequantise_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token embedding of BLOOM-7b1 is 4 GiB of floats; the optimiser looks at it in every step."""
+    model = tiny.model("bloom")
+    quantize_(model, block_size=64)
+    monkeypatch.setattr(linear_file, "dequantize", lambda *a, **k: pytest.fail("de-quantised"))
+    add_lora_(model, rank=2, targets="all-linear")
+    weight = model.get_input_embeddings().weight
+    assert (weight.shape, weight.dtype, weight.device.type) == ((tiny.VOCABULARY, 64), torch.float32, "cpu")
+    assert "Embedding8bit" in repr(weight)
+    adapters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = Adam8bit(adapters, lr=1e-3)
+    manager = GlobalOptimManager.get_instance()
+    monkeypatch.setattr(manager, "module_weight_config_triple", [(model.word_embeddings, "weight", {"optim_bits": 32})])
+    for parameter in adapters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
 
 
 def test_quantize_leaves_out_what_it_is_told_to() -> None:
