@@ -17,7 +17,7 @@ SLAB_BYTES = 16 * 2**20
 """How much of a weight is de-quantised at a time on a CPU: the product is as fast as with the whole of it, and the
 memory comes from what was freed before, which glibc does for blocks below 32 MiB only (2026-11-21, two cores)."""
 
-CACHED_SLAB_BYTES = 2**20
+CACHED_SLAB_BYTES = 2 * 2**20
 FEW_TOKENS = 64
 """With few tokens the product only reads the weight: from a second-level cache, if the slab is that small."""
 

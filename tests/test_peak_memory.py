@@ -12,9 +12,10 @@ import tiny
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
+from lacos_st import quantizer
 from lacos_st.errors import UserError
 from lacos_st.methods import build_model
-from lacos_st.recipe import machine
+from lacos_st.recipe import machine, memory
 from lacos_st.recipe.activations import kept_per_token
 from lacos_st.recipe.check import HELD, checked, job_of
 from lacos_st.recipe.fit import advice, smaller, table
@@ -260,3 +261,12 @@ def test_prediction_of_a_small_run() -> None:
     for case in QUICK:
         result = compare(case)
         assert abs(result["ratio"] - 1) <= TOLERANCE, result
+
+
+def test_loading_holds_a_slab_of_a_float_tensor_beside_the_codes() -> None:
+    assert memory.LOADING_SLAB_BYTES == quantizer.SLAB_BYTES
+    shape = published_shape("bloom-7b1")
+    assert shape is not None
+    encode = Job(method="encode", batch_size=1, length=1)
+    assert predict(shape, encode).moments["loading"] == 64 * MIB  # its table alone is 2 GB in 16 bits
+    assert predict(shape, replace(encode, device="cuda")).moments["loading"] == 0  # the codes are moved, nothing else

@@ -18,6 +18,9 @@ SMALLEST_8BIT = 4096
 """bitsandbytes keeps 8-bit state for tensors of at least this many elements (`min_8bit_size`), 32-bit for others."""
 STATE_BLOCK = 256
 """Elements that share an absmax in bitsandbytes' 8-bit state."""
+LOADING_SLAB_BYTES = 64 * 2**20
+"""What the quantiser holds of a float tensor at a time; `lacos_st.quantizer.SLAB_BYTES`."""
+
 STATES = 2  # of Adam: means of the gradient and of its square
 CPU_STEP_BYTES = {"8bit": 20, "32bit": 12, "adamw": 8}
 """Temporaries of one tensor's step on a CPU, bytes per element. bitsandbytes 0.50, backends/cpu/ops.py: in 8 bits both
@@ -107,9 +110,11 @@ def predict(shape: ModelShape, job: Job) -> Memory:
 
 
 def _loading(shape: ModelShape, job: Job) -> int:
-    """A tensor of a float checkpoint, beside the codes that are made of it."""
+    """Rows of a float checkpoint's largest tensor, beside the codes that are made of them, in the machine's memory."""
+    if not job.stored_in_8bit or job.device != "cpu":
+        return 0
     largest = max(shape.token_embedding, *(layer.weights for layer in shape.linears))
-    return largest * shape.checkpoint_item if job.stored_in_8bit else 0
+    return min(largest * shape.checkpoint_item, LOADING_SLAB_BYTES)
 
 
 def _weights(shape: ModelShape, job: Job) -> int:
