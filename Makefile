@@ -13,7 +13,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 EXTRAS := dev,mteb,plot
 
-.PHONY: demo test slow lint typecheck format bench help
+.PHONY: demo test slow lint typecheck format bench compare help
 .DELETE_ON_ERROR:
 
 help: ## list the tasks
@@ -58,4 +58,14 @@ bench: $(INSTALLED) ## each short benchmark once, adding a row to benchmarks/res
 	$(BIN)/python -m benchmarks.format
 	$(BIN)/python -m benchmarks.parity
 	$(BIN)/python -m benchmarks.loading
+	$(BIN)/python -m benchmarks.readme
+
+compare: $(INSTALLED) ## ours against stock, half an hour on idle cores; then README's table
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.encoding --ways stock ours-8bit ours-float
+	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.prediction
+	$(BIN)/python -m benchmarks.curves
+	$(BIN)/python -m benchmarks.bloom_7b1
 	$(BIN)/python -m benchmarks.readme

@@ -15,6 +15,7 @@ from benchmarks.ways import WAYS
 
 START, END = "<!-- results: written by benchmarks/readme.py -->", "<!-- end of results -->"
 MIB = 2**20
+GIB = 2**30
 
 
 def source(row: dict[str, Any]) -> str:
@@ -135,11 +136,35 @@ def memory_lines(row: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def bloom_7b1_lines(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of `benchmarks.bloom_7b1`."""
+    phases = row["phases"]
+    lines = []
+    for text, name in (("loading", "load"), ("two steps of 8 pairs, checkpointing", "train")):
+        peak = phases[name].get("peak_gpu_bytes", phases[name]["peak_resident_bytes"])
+        lines.append((f"BLOOM-7b1, {text}, {row['dtype']}", f"{peak / GIB:.1f} GiB, {phases[name]['seconds']:.0f} s"))
+    apart = row["disk_read_seconds"] + row["quantizer_seconds"]
+    return [*lines, ("reading its files and quantising as many weights, apart", f"{apart:.0f} s")]
+
+
+def prediction_lines(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of `benchmarks.prediction`."""
+    ratios = [case["ratio"] for case in row["cases"]]
+    return [
+        (
+            f"`lacos-st memory`, predicted over measured peak in use, {len(ratios)} runs",
+            f"{min(ratios):.2f} to {max(ratios):.2f}",
+        )
+    ]
+
+
 LINES = {
     "training": training_lines,
     "encoding": encoding_lines,
     "latency": latency_lines,
     "memory": memory_lines,
+    "bloom_7b1": bloom_7b1_lines,
+    "prediction": prediction_lines,
     "format": format_lines,
     "parity": parity_lines,
     "loading": loading_lines,
