@@ -220,7 +220,7 @@ def test_a_kernel_that_fails_or_errs_is_not_chosen(
     good = [kernel._replace(obstacle=lambda request: None) for kernel in KERNELS[1:2]]
     monkeypatch.setattr(kernels, "try_out", lambda attend, request: "failed: so it did" if attend is raises else None)
     choose.cache_clear()
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="lacos_st.kernels"):
         monkeypatch.setattr(kernels, "KERNELS", (*bad, *good))
         assert choose(elsewhere).name == "torch varlen"
         assert "attention by torch varlen; flash_attn failed: so it did" in caplog.text
