@@ -17,6 +17,7 @@ from lacos_st.bloom import BloomEncoder
 from lacos_st.kernels import FALLBACK, KERNELS, Kernel, Request, choose, difference, try_out
 from lacos_st.linear import dequantize_, quantize_
 from lacos_st.ragged import ragged_layout
+from lacos_st.scoring import Scoring
 
 SENTENCE_LENGTHS = (1, 17, 130, 300, 17)
 WEIGHT_STD = 0.05
@@ -46,8 +47,13 @@ def _seconds(scale: Scale, kernel: Kernel, request: Request, batch: Sequence[int
     fused = torch.randn(shape, device=scale.device, dtype=scale.dtype, requires_grad=True)
     target = torch.randn(sum(batch), request.heads, request.head_dim, device=scale.device, dtype=scale.dtype)
     bias = Alibi(request.heads, layout.max_length, "exact", scale.dtype, request.device)
-    options: dict[str, Any] = {"scale": request.head_dim**-0.5, "bias": bias, "is_causal": True, "dropout": 0.0}
-    return scale.seconds(lambda: torch.autograd.grad(kernel.attend(*fused.unbind(2), layout, **options), fused, target))
+    scoring = Scoring(request.head_dim**-0.5, bias)
+
+    def step() -> object:
+        query, key, value = fused.unbind(2)
+        return torch.autograd.grad(kernel.attend(query, key, value, layout, scoring), fused, target)
+
+    return scale.seconds(step)
 
 
 def correctness(scale: Scale) -> Figures:

@@ -14,6 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from lacos_st.alibi import Alibi, alibi_slopes
 from lacos_st.kernels import CPU, Request, choose
 from lacos_st.ragged import RaggedLayout, Run, padded_to_flat, ragged_layout
+from lacos_st.scoring import Scoring
 from lacos_st.sdpa import attend_backward_, attend_forward
 
 __all__ = [
@@ -66,8 +67,8 @@ def attend(
         query, key, value = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (query, key, value))
     if not layout.max_length:
         return query
-    kernel = choose(Request.of(query, key, value, bias=bias, is_causal=is_causal, dropout=dropout))
-    return kernel.attend(query, key, value, layout, scale=scale, bias=bias, is_causal=is_causal, dropout=dropout)
+    scoring = Scoring(scale, bias, is_causal, dropout)
+    return choose(Request.of(query, key, value, scoring)).attend(query, key, value, layout, scoring)
 
 
 def attend_keeping(
@@ -86,7 +87,7 @@ def attend_keeping(
     """
     query, key, value = fused.unbind(2)
     if _by_hand(fused, layout, bias):
-        return attend_forward(query, key, value, layout, scale=scale, bias=bias)
+        return attend_forward(query, key, value, layout, Scoring(scale, bias))
     return attend(query, key, value, layout, scale=scale, bias=bias), []
 
 
@@ -118,7 +119,7 @@ def attend_with_pullback(
             gradients = (result[:, :, 0], result[:, :, 1], result[:, :, 2])
             query, key, value = fused.unbind(2)
             parts = (query, key, value, mixed, list(sums), layout)
-            attend_backward_(gradients, grad.contiguous(), *parts, scale=scale, bias=bias)
+            attend_backward_(gradients, grad.contiguous(), *parts, Scoring(scale, bias))
             return result
 
         return mixed, by_hand
@@ -132,8 +133,8 @@ def attend_with_pullback(
 
 def _by_hand(fused: torch.Tensor, layout: RaggedLayout, bias: Alibi | None) -> bool:
     """Whether the kernel is the one whose backward `attend_backward_` is."""
-    request = Request.of(*fused.unbind(2), bias=bias, is_causal=False, dropout=0.0)
-    return bool(layout.max_length) and choose(request) is CPU
+    query, key, value = fused.unbind(2)
+    return bool(layout.max_length) and choose(Request.of(query, key, value, Scoring(1.0, bias))) is CPU
 
 
 def ragged_attention(

@@ -15,6 +15,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from lacos_st.alibi import Alibi
 from lacos_st.ragged import RaggedLayout
+from lacos_st.scoring import Scoring
 
 TILE = 128
 """Tokens to a side of a tile, FlexAttention's default."""
@@ -33,22 +34,18 @@ def attend_by_flex(
     key: torch.Tensor,
     value: torch.Tensor,
     layout: RaggedLayout,
+    scoring: Scoring,
     *,
-    scale: float,
-    bias: Alibi | None,
-    is_causal: bool,
-    dropout: float,
     kernel: Callable[..., Any] | None = None,
 ) -> torch.Tensor:
     """`lacos_st.attention.attend` with FlexAttention, which has no dropout; `kernel` replaces the compiled one."""
-    assert dropout == 0.0, "the kernel has none"
-    causal = is_causal or bias is not None
+    assert scoring.dropout == 0.0, "the kernel has none"
     flat = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (query, key, value))
     mixed = (kernel or compiled())(
         *flat,
-        score_mod=None if bias is None else bias_mod(layout, bias),
-        block_mask=block_mask(layout, is_causal=causal),
-        scale=scale,
+        score_mod=None if scoring.bias is None else bias_mod(layout, scoring.bias),
+        block_mask=block_mask(layout, is_causal=scoring.causal),
+        scale=scoring.scale,
         enable_gqa=key.shape[1] != query.shape[1],
     )
     return mixed.squeeze(0).transpose(0, 1)

@@ -19,13 +19,14 @@ import torch
 
 from lacos_st.alibi import Alibi
 from lacos_st.flex import attend_by_flex
-from lacos_st.ragged import ragged_layout
+from lacos_st.ragged import RaggedLayout, ragged_layout
+from lacos_st.scoring import Scoring
 from lacos_st.sdpa import attend_by_autograd, attend_on_cpu
 from lacos_st.varlen import attend_by_flash_attn, attend_by_torch_varlen, widened_width
 
 logger = logging.getLogger(__name__)
 
-Attend = Callable[..., torch.Tensor]
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, RaggedLayout, Scoring], torch.Tensor]
 
 PROBE_LENGTHS = (1, 3, 130, 300)
 """A single token, less than a tile, more than a tile, more than a block of `alibi.BLOCK`."""
@@ -66,15 +67,12 @@ class Request:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        *,
-        bias: Alibi | None,
-        is_causal: bool,
-        dropout: float,
+        scoring: Scoring,
     ) -> Request:
         """The request that a call of `lacos_st.attention.attend` makes."""
-        kind = None if bias is None else bias.kind
+        kind = None if scoring.bias is None else scoring.bias.kind
         sizes = (query.shape[1], key.shape[1], query.shape[2], value.shape[2])
-        return cls(query.device, query.dtype, *sizes, kind, is_causal or bias is not None, dropout > 0)
+        return cls(query.device, query.dtype, *sizes, kind, scoring.causal, scoring.dropout > 0)
 
 
 class Kernel(NamedTuple):
@@ -151,7 +149,7 @@ def try_out(attend: Attend, request: Request) -> str | None:
     """Run a kernel on `PROBE_LENGTHS`, forward and backward, and compare.
 
     Args:
-        attend: with the arguments of `lacos_st.attention.attend`, all of them.
+        attend: a kernel.
         request: the shapes and dtype; dropout is not compared, only run without.
 
     Returns:
@@ -189,9 +187,8 @@ def difference(attend: Attend, request: Request, lengths: tuple[int, ...] = PROB
         bias = None
         if request.alibi is not None:
             bias = Alibi(request.heads, layout.max_length, request.alibi, dtype, device)
-        scale = request.head_dim**-0.5
         causal = request.is_causal and bias is None  # a bias says so itself, and BLOOM leaves it at that
         query, key, value = inputs
-        mixed = kernel(query, key, value, layout, scale=scale, bias=bias, is_causal=causal, dropout=0.0)
+        mixed = kernel(query, key, value, layout, Scoring(request.head_dim**-0.5, bias, causal))
         found.append([mixed.detach(), *torch.autograd.grad(mixed, inputs, target)])
     return max(float((a.float() - b).norm() / b.norm().clamp(min=1e-12)) for a, b in zip(*found, strict=True))

@@ -16,6 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from lacos_st.alibi import BLOCK, Alibi
 from lacos_st.ragged import RaggedLayout
+from lacos_st.scoring import Scoring, with_all_heads
 
 _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
@@ -69,27 +70,22 @@ def attend_by_autograd(
     key: torch.Tensor,
     value: torch.Tensor,
     layout: RaggedLayout,
-    *,
-    scale: float,
-    bias: Alibi | None,
-    is_causal: bool,
-    dropout: float,
+    scoring: Scoring,
 ) -> torch.Tensor:
     """`lacos_st.attention.attend` for any device, dtype and dropout; its backward is autograd's."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = (tensor.repeat_interleave(groups, 1) if groups > 1 else tensor for tensor in (key, value))
+    query, key, value = with_all_heads(query, key, value)
     parts: list[torch.Tensor] = []
     blocks: list[torch.Tensor] = []
-    for piece in pieces(layout, by_blocks=bias is not None):
-        mask = piece.bias(bias)
+    for piece in pieces(layout, by_blocks=scoring.bias is not None):
+        mask = piece.bias(scoring.bias)
         mixed = scaled_dot_product_attention(
             piece.queries(query),
             piece.keys(key),
             piece.keys(value),
             attn_mask=None if mask is None else mask.contiguous(),  # CUDA kernels want an aligned one
-            is_causal=is_causal and mask is None,
-            dropout_p=dropout,
-            scale=scale,
+            is_causal=scoring.is_causal and mask is None,
+            dropout_p=scoring.dropout,
+            scale=scoring.scale,
         )
         blocks.append(mixed.transpose(1, 2))
         if piece.start == 0:
@@ -103,10 +99,7 @@ def attend_forward(
     key: torch.Tensor,
     value: torch.Tensor,
     layout: RaggedLayout,
-    *,
-    scale: float,
-    bias: Alibi | None = None,
-    is_causal: bool = False,
+    scoring: Scoring,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Attention on a CPU without autograd, for those who write their backward by hand.
 
@@ -115,9 +108,7 @@ def attend_forward(
         key: as `query`, with as many heads.
         value: as `query`.
         layout: of the batch; the tokens are in its sorted order.
-        scale: factor of the scores before the softmax.
-        bias: added to the scores.
-        is_causal: a token sees only itself and earlier ones; meaningless with `bias`, which says so already.
+        scoring: without dropout.
 
     Returns:
         (ΣT, heads, head_dim), contiguous, and the logarithms of the softmax's sums, one tensor per `Piece`: what
@@ -125,15 +116,15 @@ def attend_forward(
     """
     mixed = torch.empty_like(query, memory_format=torch.contiguous_format)
     sums = []
-    for piece in pieces(layout, by_blocks=bias is not None):
+    for piece in pieces(layout, by_blocks=scoring.bias is not None):
         result, log_sum = _FORWARD(
             piece.queries(query),
             piece.keys(key),
             piece.keys(value),
             0.0,
-            is_causal and bias is None,
-            attn_mask=piece.bias(bias),
-            scale=scale,
+            scoring.is_causal and scoring.bias is None,
+            attn_mask=piece.bias(scoring.bias),
+            scale=scoring.scale,
         )
         piece.queries(mixed).copy_(result)
         sums.append(log_sum)
@@ -149,10 +140,7 @@ def attend_backward_(
     mixed: torch.Tensor,
     sums: list[torch.Tensor],
     layout: RaggedLayout,
-    *,
-    scale: float,
-    bias: Alibi | None = None,
-    is_causal: bool = False,
+    scoring: Scoring,
 ) -> None:
     """The backward of `attend_forward`.
 
@@ -166,11 +154,9 @@ def attend_backward_(
         mixed: the forward's result.
         sums: the forward's second result.
         layout: of the batch.
-        scale: as in the forward.
-        bias: as in the forward.
-        is_causal: as in the forward.
+        scoring: as in the forward.
     """
-    for piece, log_sum in zip(pieces(layout, by_blocks=bias is not None), sums, strict=True):
+    for piece, log_sum in zip(pieces(layout, by_blocks=scoring.bias is not None), sums, strict=True):
         found = _BACKWARD(
             piece.queries(grad_mixed),
             piece.queries(query),
@@ -179,9 +165,9 @@ def attend_backward_(
             piece.queries(mixed),
             log_sum,
             0.0,
-            is_causal and bias is None,
-            attn_mask=piece.bias(bias),
-            scale=scale,
+            scoring.is_causal and scoring.bias is None,
+            attn_mask=piece.bias(scoring.bias),
+            scale=scoring.scale,
         )
         piece.queries(gradients[0]).copy_(found[0])
         for gradient, part in zip(gradients[1:], found[1:], strict=True):
@@ -202,13 +188,11 @@ class _CpuAttention(torch.autograd.Function):
         key: torch.Tensor,
         value: torch.Tensor,
         layout: RaggedLayout,
-        scale: float,
-        bias: Alibi | None,
-        is_causal: bool,
+        scoring: Scoring,
     ) -> torch.Tensor:
-        mixed, sums = attend_forward(query, key, value, layout, scale=scale, bias=bias, is_causal=is_causal)
+        mixed, sums = attend_forward(query, key, value, layout, scoring)
         ctx.save_for_backward(query, key, value, mixed, *sums)
-        ctx.layout, ctx.options = layout, {"scale": scale, "bias": bias, "is_causal": is_causal}
+        ctx.layout, ctx.scoring = layout, scoring
         return mixed
 
     @staticmethod
@@ -216,8 +200,8 @@ class _CpuAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, mixed, *sums = ctx.saved_tensors
         gradients = (torch.empty_like(query), torch.empty_like(key), torch.empty_like(value))
-        attend_backward_(gradients, grads[0].contiguous(), query, key, value, mixed, sums, ctx.layout, **ctx.options)
-        return *gradients, None, None, None, None
+        attend_backward_(gradients, grads[0].contiguous(), query, key, value, mixed, sums, ctx.layout, ctx.scoring)
+        return *gradients, None, None
 
 
 def attend_on_cpu(
@@ -225,14 +209,9 @@ def attend_on_cpu(
     key: torch.Tensor,
     value: torch.Tensor,
     layout: RaggedLayout,
-    *,
-    scale: float,
-    bias: Alibi | None,
-    is_causal: bool,
-    dropout: float,
+    scoring: Scoring,
 ) -> torch.Tensor:
     """`lacos_st.attention.attend` for a CPU without dropout and heads of one width."""
-    assert dropout == 0.0, "the kernel has none"
-    groups = query.shape[1] // key.shape[1]
-    key, value = (tensor.repeat_interleave(groups, 1) if groups > 1 else tensor for tensor in (key, value))
-    return cast(torch.Tensor, _CpuAttention.apply(query, key, value, layout, scale, bias, is_causal))
+    assert scoring.dropout == 0.0, "the kernel has none"
+    query, key, value = with_all_heads(query, key, value)
+    return cast(torch.Tensor, _CpuAttention.apply(query, key, value, layout, scoring))

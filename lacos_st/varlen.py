@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from lacos_st.alibi import Alibi
 from lacos_st.ragged import RaggedLayout
+from lacos_st.scoring import Scoring, with_all_heads
 
 PARTS = 3
 """16-bit numbers that together are one float32: 3 x 8 digits of bfloat16."""
@@ -29,19 +30,16 @@ def attend_by_flash_attn(
     key: torch.Tensor,
     value: torch.Tensor,
     layout: RaggedLayout,
-    *,
-    scale: float,
-    bias: Alibi | None,
-    is_causal: bool,
-    dropout: float,
+    scoring: Scoring,
 ) -> torch.Tensor:
     """`lacos_st.attention.attend` with the package flash_attn, whose kernel knows exact ALiBi and shared key heads."""
     from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found, unused-ignore]
 
+    bias = scoring.bias
     slopes = bias.slopes if bias is not None and bias.kind == "exact" else None
     width = query.shape[-1]
     if bias is not None and slopes is None:
-        query, key, value = widened(query, key, value, layout, scale=scale, bias=bias)
+        query, key, value = widened(query, key, value, layout, scoring)
     lengths, longest = layout.cu_seq_lens, layout.max_length
     mixed = flash_attn_varlen_func(
         query,
@@ -51,9 +49,9 @@ def attend_by_flash_attn(
         lengths,
         longest,
         longest,
-        dropout_p=dropout,
-        softmax_scale=scale,
-        causal=is_causal or bias is not None,
+        dropout_p=scoring.dropout,
+        softmax_scale=scoring.scale,
+        causal=scoring.causal,
         alibi_slopes=slopes,
     )
     return mixed[..., :width]
@@ -64,23 +62,18 @@ def attend_by_torch_varlen(
     key: torch.Tensor,
     value: torch.Tensor,
     layout: RaggedLayout,
-    *,
-    scale: float,
-    bias: Alibi | None,
-    is_causal: bool,
-    dropout: float,
+    scoring: Scoring,
 ) -> torch.Tensor:
     """`lacos_st.attention.attend` with the flash attention inside torch (2.10 and later), which has no dropout."""
     from torch.nn.attention.varlen import varlen_attn
 
-    assert dropout == 0.0, "the kernel has none"
-    groups = query.shape[1] // key.shape[1]
-    key, value = (tensor.repeat_interleave(groups, 1) if groups > 1 else tensor for tensor in (key, value))
+    assert scoring.dropout == 0.0, "the kernel has none"
+    query, key, value = with_all_heads(query, key, value)
     width = query.shape[-1]
-    query, key, value = widened(query, key, value, layout, scale=scale, bias=bias)
+    query, key, value = widened(query, key, value, layout, scoring)
     lengths, longest = layout.cu_seq_lens, layout.max_length
-    window = (-1, 0) if is_causal or bias is not None else (-1, -1)
-    mixed = varlen_attn(query, key, value, lengths, lengths, longest, longest, scale=scale, window_size=window)
+    window = (-1, 0) if scoring.causal else (-1, -1)
+    mixed = varlen_attn(query, key, value, lengths, lengths, longest, longest, scale=scoring.scale, window_size=window)
     assert isinstance(mixed, torch.Tensor)
     return mixed[..., :width]
 
@@ -95,23 +88,21 @@ def widened(
     key: torch.Tensor,
     value: torch.Tensor,
     layout: RaggedLayout,
-    *,
-    scale: float,
-    bias: Alibi | None,
+    scoring: Scoring,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Query, key and value for a kernel without a bias: causal attention on them is attention with `bias`.
+    """Query, key and value for a kernel without a bias: causal attention on them is attention with the bias.
 
     Args:
         query: (ΣT, heads, head_dim).
         key: (ΣT, key heads, head_dim); as many heads as the query where there is a bias.
         value: (ΣT, key heads, head_dim).
         layout: of the batch.
-        scale: factor of the scores before the softmax.
-        bias: of the scores; None only rounds the width up.
+        scoring: its scale and bias; no bias only rounds the width up.
 
     Returns:
         The three with `widened_width` columns; the values', and the mixed values', are zero beyond head_dim.
     """
+    bias = scoring.bias
     more = widened_width(query.shape[-1], bias=bias is not None) - query.shape[-1]
     if not more:
         return query, key, value
@@ -121,7 +112,7 @@ def widened(
     ones = query.new_zeros(more)
     ones[:PARTS] = UNIT
     query = torch.cat([query, ones.expand(query.shape[0], heads, more)], -1)
-    key = torch.cat([key, pad(_parts(bias, layout, key.dtype, scale), (0, more - PARTS))], -1)
+    key = torch.cat([key, pad(_parts(bias, layout, key.dtype, scoring.scale), (0, more - PARTS))], -1)
     return query, key, pad(value, (0, more))
 
 

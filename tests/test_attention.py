@@ -16,6 +16,7 @@ from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
 from lacos_st.alibi import BLOCK
 from lacos_st.attention import Alibi, alibi_slopes, attend, padded_to_flat, ragged_attention, ragged_layout
+from lacos_st.scoring import Scoring
 from lacos_st.sdpa import attend_by_autograd, attend_on_cpu
 
 
@@ -146,7 +147,7 @@ def test_alibi_and_its_gradients_against_float64(lengths: list[int], kind: str, 
     truth, ours = fused.clone().requires_grad_(), fused.float().requires_grad_()
     expected = alibi_by_loop(*truth.unbind(2), lengths)
     bias = alibi(3, layout.max_length, kind=kind)
-    mixed = kernel(*ours.unbind(2), layout, scale=0.25, bias=bias, is_causal=False, dropout=0.0)
+    mixed = kernel(*ours.unbind(2), layout, Scoring(0.25, bias))
     expected.backward(target)
     mixed.backward(target.float())
     assert torch.allclose(mixed.double(), expected, rtol=0, atol=1e-5)
@@ -162,7 +163,7 @@ def test_the_backward_by_hand_is_autograd(causal: bool) -> None:
         torch.manual_seed(0)
         query, key = torch.randn(309, 4, 8, requires_grad=True), torch.randn(309, 2, 8, requires_grad=True)
         value = torch.randn(309, 2, 8)
-        kernel(query, key, value, layout, scale=0.3, bias=None, is_causal=causal, dropout=0.0).sum().backward()
+        kernel(query, key, value, layout, Scoring(0.3, is_causal=causal)).sum().backward()
         gradients += [query.grad, key.grad]
     assert torch.allclose(gradients[0], gradients[2], atol=1e-5)
     assert torch.allclose(gradients[1], gradients[3], atol=1e-5)

@@ -11,8 +11,8 @@ import tiny
 from transformers import T5Config, T5Model
 
 import lacos_st
-from lacos_st import cli
 from lacos_st.cli import main
+from lacos_st.commands import train
 from lacos_st.settings import TrainConfig
 
 PAIRS = "".join(f"a man walks {i}\ta man {i}\n" for i in range(24))
@@ -259,7 +259,7 @@ def test_every_option_of_a_run_is_on_the_command_line(capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit, match="0"):
         main(["train", "--help"])
     shown = capsys.readouterr().out
-    for name in cli.TRAIN_OPTIONS:
+    for name in train.OPTIONS:
         assert f"--{name.replace('_', '-')}" in shown
 
 

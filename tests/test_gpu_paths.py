@@ -20,6 +20,7 @@ from lacos_st.alibi import Alibi
 from lacos_st.attention import attend
 from lacos_st.kernels import CPU, FALLBACK, KERNELS, Request, choose, difference, try_out
 from lacos_st.ragged import RaggedLayout, ragged_layout
+from lacos_st.scoring import Scoring, with_all_heads
 from lacos_st.sdpa import attend_by_autograd, attend_on_cpu
 from lacos_st.varlen import attend_by_flash_attn, attend_by_torch_varlen, widened
 
@@ -32,25 +33,23 @@ def layout_of(lengths: list[int]) -> RaggedLayout:
     return ragged_layout(torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0))
 
 
-def eager_flex(*args: Any, **options: Any) -> torch.Tensor:
-    return flex.attend_by_flex(*args, **options, kernel=flex_attention)
+def eager_flex(*args: Any) -> torch.Tensor:
+    return flex.attend_by_flex(*args, kernel=flex_attention)
 
 
 def dense_flex(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: RaggedLayout, **options: Any
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: RaggedLayout, scoring: Scoring
 ) -> torch.Tensor:
     """FlexAttention's definition, with the same score and mask functions, on all pairs: what its kernels compute.
 
     FlexAttention has no backward on a CPU; this has.
     """
-    scale, bias = options["scale"], options["bias"]
-    heads, groups = query.shape[1], query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    head, q, k = torch.meshgrid(torch.arange(heads), *[torch.arange(len(query))] * 2, indexing="ij")
-    scores = scale * torch.einsum("qhd,khd->hqk", query, key)
-    if bias is not None:
-        scores = flex.bias_mod(layout, bias)(scores, 0, head, q, k)
-    mask = flex.block_mask(layout, is_causal=options["is_causal"] or bias is not None).mask_mod(0, head, q, k)
+    query, key, value = with_all_heads(query, key, value)
+    head, q, k = torch.meshgrid(torch.arange(query.shape[1]), *[torch.arange(len(query))] * 2, indexing="ij")
+    scores = scoring.scale * torch.einsum("qhd,khd->hqk", query, key)
+    if scoring.bias is not None:
+        scores = flex.bias_mod(layout, scoring.bias)(scores, 0, head, q, k)
+    mask = flex.block_mask(layout, is_causal=scoring.causal).mask_mod(0, head, q, k)
     return torch.einsum("hqk,khd->qhd", scores.masked_fill(~mask, -math.inf).softmax(-1), value)
 
 
@@ -63,9 +62,9 @@ def test_flex_is_the_reference(lengths: list[int], alibi: str | None, causal: bo
     key_heads = 2 if shared else 4
     query, key, value = (torch.randn(sum(lengths), heads, 16) for heads in (4, key_heads, key_heads))
     bias = None if alibi is None else Alibi(4, layout.max_length, alibi, torch.float32, CPU_DEVICE)
-    options: dict[str, Any] = {"scale": 0.25, "bias": bias, "is_causal": causal, "dropout": 0.0}
-    expected = attend_by_autograd(query, key, value, layout, **options)
-    assert torch.allclose(eager_flex(query, key, value, layout, **options), expected, rtol=0, atol=1e-5)
+    scoring = Scoring(0.25, bias, causal)
+    expected = attend_by_autograd(query, key, value, layout, scoring)
+    assert torch.allclose(eager_flex(query, key, value, layout, scoring), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("alibi", ["exact", "reference", None])
@@ -103,10 +102,10 @@ def test_flex_compiles_for_all_batches_at_once() -> None:
         layout = layout_of(lengths)
         query, key, value = torch.randn(3, sum(lengths), 4, 16).unbind(0)
         bias = Alibi(4, layout.max_length, "exact", torch.float32, CPU_DEVICE)
-        options: dict[str, Any] = {"scale": 0.25, "bias": bias, "is_causal": True, "dropout": 0.0}
+        scoring = Scoring(0.25, bias)
         for _ in range(2):  # layers
-            mixed = flex.attend_by_flex(query, key, value, layout, **options, kernel=kernel)
-        assert torch.allclose(mixed, attend_by_autograd(query, key, value, layout, **options), rtol=0, atol=1e-5)
+            mixed = flex.attend_by_flex(query, key, value, layout, scoring, kernel=kernel)
+        assert torch.allclose(mixed, attend_by_autograd(query, key, value, layout, scoring), rtol=0, atol=1e-5)
     assert len(graphs) <= 2
     torch.compiler.reset()
 
@@ -121,11 +120,10 @@ def test_bias_columns_hold_alibi_to_float32(dtype: torch.dtype, kind: str, width
     query, key, value = (tensor.to(dtype) for tensor in torch.randn(3, 2056, 3, width))
     scale = width**-0.5
     bias = Alibi(3, 2048, kind, dtype, CPU_DEVICE)
-    wide = widened(query, key, value, layout, scale=scale, bias=bias)
+    wide = widened(query, key, value, layout, Scoring(scale, bias))
     assert {tensor.shape[-1] % 8 for tensor in wide} == {0}
     assert {tensor.dtype for tensor in wide} == {dtype}
-    options: dict[str, Any] = {"scale": scale, "dropout": 0.0}
-    ours = attend_by_autograd(*(t.double() for t in wide), layout, **options, bias=None, is_causal=True)
+    ours = attend_by_autograd(*(t.double() for t in wide), layout, Scoring(scale, is_causal=True))
     assert torch.all(ours[..., width:] == 0)
     place = torch.arange(2048)
     weights = scale * torch.einsum("qhd,khd->hqk", query[8:].double(), key[8:].double())
@@ -153,7 +151,7 @@ def varlen_stand_in(
     layout = ragged_layout(cu_seq_q)
     assert layout.order is None and layout.max_length == max_q == max_k
     causal = {(-1, 0): True, (-1, -1): False}[window_size]
-    return attend_by_autograd(query, key, value, layout, scale=scale, bias=None, is_causal=causal, dropout=0.0)
+    return attend_by_autograd(query, key, value, layout, Scoring(scale, is_causal=causal))
 
 
 @pytest.mark.parametrize("alibi", ["exact", "reference", None])
@@ -192,7 +190,7 @@ def test_what_flash_attn_is_given(monkeypatch: pytest.MonkeyPatch, alibi: str | 
             layout = ragged_layout(lengths[0])
             bias = Alibi(4, layout.max_length, "exact", query.dtype, CPU_DEVICE)
             assert causal and torch.equal(slopes, bias.slopes)
-            return attend_by_autograd(query, key, value, layout, scale=scale, bias=bias, is_causal=False, dropout=0.0)
+            return attend_by_autograd(query, key, value, layout, Scoring(scale, bias))
 
     monkeypatch.setitem(__import__("sys").modules, "flash_attn", Package)
     assert difference(attend_by_flash_attn, dataclasses.replace(REQUEST, alibi=alibi)) < 1e-5
@@ -201,14 +199,15 @@ def test_what_flash_attn_is_given(monkeypatch: pytest.MonkeyPatch, alibi: str | 
 def test_a_kernel_that_fails_or_errs_is_not_chosen(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def raises(*args: Any, **options: Any) -> torch.Tensor:
+    def raises(*args: Any) -> torch.Tensor:
         raise RuntimeError("no kernel image is available\nfor this device")
 
-    def forgets_the_bias(*args: Any, **options: Any) -> torch.Tensor:
-        return attend_by_autograd(*args, **{**options, "bias": None})
+    def forgets_the_bias(*args: Any) -> torch.Tensor:
+        *tensors, scoring = args
+        return attend_by_autograd(*tensors, dataclasses.replace(scoring, bias=None, is_causal=True))
 
-    def not_a_number(*args: Any, **options: Any) -> torch.Tensor:
-        return attend_by_autograd(*args, **options) * math.nan
+    def not_a_number(*args: Any) -> torch.Tensor:
+        return attend_by_autograd(*args) * math.nan
 
     assert try_out(attend_on_cpu, REQUEST) is None
     assert try_out(raises, REQUEST) == "failed: RuntimeError: no kernel image is available"

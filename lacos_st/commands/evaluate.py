@@ -1,0 +1,36 @@
+"""`lacos-st evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from lacos_st.commands.parsing import add_command
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Score models side by side on STS and cross-lingual STS, or hand them to mteb."""
+    from lacos_st.evaluation import EvaluationOptions, run
+
+    names = [field.name for field in dataclasses.fields(EvaluationOptions)]
+    given = {name: value for name, value in vars(arguments).items() if name in names}
+    options: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+    print(run(EvaluationOptions(**options)))
+
+
+def add(commands: Any) -> None:
+    """Add the command to the command line."""
+    parser = add_command(commands, "evaluate", evaluate)
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="folders, hub names, or bloom-nano and bert-nano")
+    parser.add_argument("--baseline", metavar="MODEL", help="the model that the others are compared with")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of graded pairs; without: tasks from mteb")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", default=argparse.SUPPRESS, help="names of STS tasks")
+    parser.add_argument(
+        "--mteb", nargs="+", metavar="TASK", default=argparse.SUPPRESS, help="run these tasks with mteb's own runner"
+    )
+    parser.add_argument("--output", type=Path, dest="output_dir", metavar="DIR", help="for results.json and results.md")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="sentences in a batch [32]")
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
+    parser.add_argument("--device", metavar="NAME", help="torch device, such as cpu or cuda")

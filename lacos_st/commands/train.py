@@ -1,0 +1,63 @@
+"""`lacos-st train`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import typing
+from pathlib import Path
+from typing import Any
+
+from lacos_st.commands.parsing import add_command, choices
+from lacos_st.errors import UserError
+from lacos_st.settings import TrainConfig
+
+OPTIONS = {field.name: field for field in dataclasses.fields(TrainConfig)}
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train a sentence encoder: lacos, lora, full or sbert."""
+    from lacos_st.options import read_yaml
+    from lacos_st.runs import RunFolder
+
+    given = {name: value for name, value in vars(arguments).items() if name in OPTIONS}
+    file = arguments.config
+    if file is None and given.get("resume") and "output" in given:
+        file = RunFolder(Path(given["output"])).config  # a run is resumed with its own options
+        if not file.is_file():
+            raise UserError(f"output {given['output']} holds no {file.name}: there is no run to resume")
+    values = {} if file is None else read_yaml(file)
+    config = TrainConfig.from_mapping({**values, **given}, source="options" if file is None else str(file)).resolved()
+
+    from lacos_st.training import train as run
+
+    logging.getLogger("lacos_st.recipe").setLevel(logging.INFO)  # what it will take in memory is said in any case
+    result = run(config)
+    best = "" if result.best_metric is None else f", best {config.best} {result.best_metric:.4f} at {result.best_step}"
+    print(f"{result.train_rows} rows, {result.steps} steps in {result.seconds:.0f} s{best}: {result.model_path}")
+
+
+def add(commands: Any) -> None:
+    """Add the command to the command line."""
+    parser = add_command(commands, "train", train)
+    parser.add_argument(
+        "--config", type=Path, metavar="YAML", help="file that holds options; those given here go first"
+    )
+    hints = typing.get_type_hints(TrainConfig)
+    for name, field in OPTIONS.items():
+        flag = "--" + name.replace("_", "-")
+        default = "" if field.default in (None, dataclasses.MISSING, ()) else f" [{_text(field.default)}]"
+        text = (field.metadata["help"] + default).replace("%", "%%")
+        if hints[name] is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+        else:  # text: TrainConfig converts and checks it, the same way as a YAML file
+            many = typing.get_origin(hints[name]) is tuple
+            metavar = "|".join(map(str, choices(hints[name]))) or name.rpartition("_")[2].upper()
+            parser.add_argument(
+                flag, nargs="+" if many else None, metavar=metavar, default=argparse.SUPPRESS, help=text
+            )
+
+
+def _text(default: Any) -> str:
+    return " ".join(default) if isinstance(default, tuple) else str(default).lower()
