@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -16,6 +18,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 
 import lacos_st
+from benchmarks import synthetic
 from benchmarks.contest import Contender, ContenderError, preload
 from benchmarks.ways import REFERENCE, WAYS, check
 from lacos_st.blockwise import BLOCK_SIZE, dequantize, quantize
@@ -143,3 +146,12 @@ def line_up(
         results[name] = {"differences": check(name, checks[name], checks[WAYS[name].reference])}
         alive.append(contender)
     return alive, results
+
+
+def line_up_on(
+    stack: ExitStack, factory: str, names: Sequence[str], *, shape: synthetic.Shape, rank: int
+) -> tuple[list[Contender], dict[str, dict[str, Any]]]:
+    """`line_up` on a random checkpoint of this shape, in a folder that goes when the stack ends."""
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    synthetic.write(Path(folder), shape)
+    return line_up(stack, factory, names, folder=folder, words=shape.words, rank=rank)

@@ -7,22 +7,19 @@ A repetition is 40 calls of `encode` with a query of 8 tokens, each another one;
 
 from __future__ import annotations
 
-import argparse
 import random
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from benchmarks import contenders, lengths, rows, synthetic
 from benchmarks.contest import OtherWork, turns
 from benchmarks.figures import ratios, show, spread, table
 from benchmarks.lengths import Length
-from benchmarks.ways import WAYS, report_failures
+from benchmarks.ways import WAYS, options_parser, report_failures
 
 QUERY = Length(tokens=8, characters=32)
 CALLS = 40
@@ -60,18 +57,11 @@ class Latency:
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the contest, print the table, append the row and return it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a small model, in seconds")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=DEFAULT)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--rank", type=int, default=0, help="of the adapters (default: none)")
-    options = parser.parse_args(arguments)
+    options = options_parser(__doc__, ways=tuple(WAYS), default=DEFAULT, repetitions=5).parse_args(arguments)
     shape = synthetic.QUICK if options.quick else synthetic.FULL
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        synthetic.write(Path(folder), shape)
-        alive, checks = contenders.line_up(
-            stack, "benchmarks.latency:Latency", options.ways, folder=folder, words=shape.words, rank=options.rank
+        alive, checks = contenders.line_up_on(
+            stack, "benchmarks.latency:Latency", options.ways, shape=shape, rank=options.rank
         )
         with OtherWork(alive) as others:
             answers = turns({contender: [{"do": "repeat"}] * options.repetitions for contender in alive})

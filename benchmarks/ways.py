@@ -6,7 +6,8 @@ with stock float32 on the same de-quantised weights, to the same tolerance; the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +85,25 @@ def check(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, 
                 f"allowed {allowed:.2g}"
             )
     return {key: float(f"{value:.2g}") for key, value in found.items()}
+
+
+def options_parser(
+    description: str | None, *, ways: Sequence[str], default: Sequence[str] | None = None, repetitions: int
+) -> argparse.ArgumentParser:
+    """The options that contests of ways have in common.
+
+    Args:
+        description: the module's docstring.
+        ways: that can be chosen.
+        default: those that run; None for all.
+        repetitions: how often by default.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small model and little work, in seconds")
+    parser.add_argument("--ways", nargs="+", choices=ways, default=default or ways)
+    parser.add_argument("--repetitions", type=int, default=repetitions, help=f"turns (default: {repetitions})")
+    parser.add_argument("--rank", type=int, default=0, help="of the adapters (default: none)")
+    return parser
 
 
 def report_failures(results: Mapping[str, dict[str, Any]]) -> None:
