@@ -16,7 +16,7 @@ from transformers import BloomConfig, BloomModel
 from benchmarks import rows
 from lacos_st import quantize_
 from lacos_st.blockwise import CODES, code_table, dequantize, quantization_error, quantize
-from lacos_st.linear import Stored8bit
+from lacos_st.stored import Stored8bit
 
 ROWS, COLUMNS, STD = 1024, 4096, 0.02
 

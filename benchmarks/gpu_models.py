@@ -23,7 +23,8 @@ from benchmarks.synthetic import Shape
 from lacos_st.adapters import add_lora_
 from lacos_st.blockwise import BLOCK_SIZE, code_table
 from lacos_st.bloom import BloomEncoder
-from lacos_st.linear import Embedding8bit, Stored8bit, empty_8bit, replace_layer_, storable_layers
+from lacos_st.linear import Embedding8bit, empty_8bit, replace_layer_, storable_layers
+from lacos_st.stored import Stored8bit
 
 WEIGHT_STD = 0.02
 OUTLIERS = 6.0

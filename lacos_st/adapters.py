@@ -16,8 +16,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lacos_st.errors import UserError
-from lacos_st.linear import Stored8bit
 from lacos_st.product import FusedLoRALinear
+from lacos_st.stored import Stored8bit
 
 ADAPTER = "default"
 """Name of the one adapter of a model, peft's own default."""

@@ -126,20 +126,22 @@ class _Product(torch.autograd.Function):
         down: torch.Tensor | None,
         up: torch.Tensor | None,
     ) -> torch.Tensor:
-        ctx.product, ctx.dtype = product, dtype
-        ctx.save_for_backward(inputs, down, up)
+        ctx.product, ctx.dtype, ctx.input_dtype = product, dtype, inputs.dtype
+        ctx.save_for_backward(*(() if down is None else (inputs, down, up)))  # x's gradient needs the weight alone
         return product.forward(inputs.flatten(0, -2).to(dtype)).unflatten(0, inputs.shape[:-1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         product: FrozenProduct = ctx.product
-        inputs = ctx.saved_tensors[0]
-        with torch.autocast(inputs.device.type, enabled=False):
+        down = up = None
+        with torch.autocast(grads[0].device.type, enabled=False):
             grad = grads[0].flatten(0, -2)
             grad_inputs, grad_low = product.backward(grad)
-            down, up = product.adapter_grads(inputs.flatten(0, -2).to(ctx.dtype), grad, grad_low)
-        return grad_inputs.to(inputs.dtype).unflatten(0, inputs.shape[:-1]), None, None, down, up
+            if ctx.saved_tensors:
+                inputs = ctx.saved_tensors[0]
+                down, up = product.adapter_grads(inputs.flatten(0, -2).to(ctx.dtype), grad, grad_low)
+        return grad_inputs.to(ctx.input_dtype).unflatten(0, grads[0].shape[:-1]), None, None, down, up
 
 
 def frozen_product(layer: nn.Module, *, training: bool) -> FrozenProduct | None:

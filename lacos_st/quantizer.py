@@ -17,8 +17,9 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from lacos_st.blockwise import BLOCK_SIZE, CODES, quantize
 from lacos_st.errors import UserError
-from lacos_st.linear import Stored8bit, dequantize_, empty_8bit, replace_layer_, storable_layers
+from lacos_st.linear import dequantize_, empty_8bit, replace_layer_, storable_layers
 from lacos_st.pages import release_pages
+from lacos_st.stored import Stored8bit
 
 UNUSED = ("pooler.dense",)
 """Heads that encoders carry and sentence embeddings do not use: left float, as a checkpoint may lack them."""

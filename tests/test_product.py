@@ -58,9 +58,13 @@ def test_dropout_goes_pefts_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not calls
 
 
-def test_an_input_is_kept_once() -> None:
+@pytest.mark.parametrize("adapted", [True, False])
+def test_an_input_is_kept_once_and_for_adapters_only(adapted: bool) -> None:
     """The gate and up projections of one layer share it; the codes are there anyway."""
-    layer = model(code="dynamic").layers[0].mlp
+    made = model(code="dynamic")
+    layer = made.layers[0].mlp
+    for wrapped in (layer.gate_proj, layer.up_proj):
+        wrapped.enable_adapters(adapted)
     inputs = torch.randn(11, 64, requires_grad=True)
     own = {tensor.untyped_storage().data_ptr() for tensor in (*layer.parameters(), *layer.buffers())}
     kept: set[int] = set()
@@ -71,8 +75,11 @@ def test_an_input_is_kept_once() -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = layer.gate_proj(inputs) + layer.up_proj(inputs)
-    assert kept - own == {inputs.untyped_storage().data_ptr()}
+    assert kept - own == ({inputs.untyped_storage().data_ptr()} if adapted else set())
     result.sum().backward()
+    weight = layer.gate_proj.get_base_layer().weight + layer.up_proj.get_base_layer().weight
+    if not adapted:
+        assert torch.allclose(inputs.grad, weight.sum(0).expand(11, -1), atol=1e-5)
 
 
 def test_under_autocast() -> None:

@@ -14,7 +14,8 @@ from transformers import AutoModel, BertModel, BloomConfig, BloomForCausalLM
 from transformers.utils import logging
 
 from lacos_st import Blockwise8bitConfig, BloomEncoder, UserError, quantize_
-from lacos_st.linear import Stored8bit, codes_hash
+from lacos_st.linear import codes_hash
+from lacos_st.stored import Stored8bit
 
 IDS = torch.arange(12).view(2, 6)
 
