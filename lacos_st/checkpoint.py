@@ -7,18 +7,21 @@ import json
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from sentence_transformers.util import load_file_path
 from torch import nn
 
 from lacos_st.errors import UserError
 
 MANIFEST_FILE = "lacos.json"
 PROBES_FILE = "lacos_probes.safetensors"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2 added `adapter_sha256`; 1 is still read."""
 
 PROBES = (
     "A man is playing a guitar.",
@@ -44,6 +47,21 @@ def installed(name: str) -> str:
         return "unknown"
 
 
+KINDS: dict[str, type | UnionType] = {
+    "base": str,
+    "revision": str | None,
+    "base_sha256": str,
+    "self_contained": bool,
+    "quantization": dict | None,
+    "lora": dict | None,
+    "dtype": str,
+    "versions": dict,
+    "format_version": int,
+    "adapter_sha256": str | None,
+}
+"""What each field of `lacos.json` is."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The contents of `lacos.json`.
@@ -58,6 +76,7 @@ class Manifest:
         dtype: in which the probes were embedded.
         versions: of the libraries that wrote it.
         format_version: of this file.
+        adapter_sha256: `adapter_hash`; None without adapters, and in version 1.
     """
 
     base: str
@@ -69,6 +88,12 @@ class Manifest:
     dtype: str
     versions: dict[str, str] = field(default_factory=lambda: {name: installed(name) for name in LIBRARIES})
     format_version: int = FORMAT_VERSION
+    adapter_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in KINDS.items():
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} is {str(getattr(self, name))[:80]!r}")
 
     def write(self, folder: Path) -> None:
         """Write `lacos.json` into `folder`."""
@@ -83,12 +108,15 @@ class Manifest:
         """
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            newer = content.get("format_version", 0) > FORMAT_VERSION
-            manifest = None if newer else cls(**content)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+            written = content.get("format_version", 0)
+            manifest = None if written > FORMAT_VERSION else cls(**content)
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{file} is broken ({error}): restore it from where the model was saved") from error
         if manifest is None:
-            raise UserError(f"{file} was written by a newer lacos_st: upgrade with pip install -U lacos_st")
+            raise UserError(
+                f"{file} was written by a newer lacos_st: upgrade with pip install -U lacos_st (its format is "
+                f"{written}, this version reads up to {FORMAT_VERSION})"
+            )
         return manifest
 
     def differences(self) -> str:
@@ -97,6 +125,26 @@ class Manifest:
             f"{name} {was} -> {installed(name)}" for name, was in self.versions.items() if installed(name) != was
         ]
         return "; ".join(changed) if changed else "no library has another version"
+
+
+def hub_options(model_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Which of transformers' options sentence-transformers' file functions take, under the names they have there."""
+    names = (("token", "token"), ("cache_folder", "cache_dir"), ("revision", "revision"))
+    found = {ours: model_kwargs.get(theirs) for ours, theirs in names}
+    return {**found, "local_files_only": model_kwargs.get("local_files_only", False)}
+
+
+def find_manifest(path: str, hub: dict[str, Any]) -> Manifest | None:
+    """The manifest of a folder or hub name that lacos_st saved; None for any other.
+
+    Raises:
+        UserError: see `Manifest.read`.
+    """
+    try:
+        file = load_file_path(path, MANIFEST_FILE, **hub)
+    except OSError:
+        file = None
+    return Manifest.read(Path(file)) if file else None
 
 
 def lasting_name(name: str) -> str:
@@ -116,8 +164,31 @@ def base_hash(model: nn.Module) -> str:
 
     Floats count as float32, so that a cast which loses nothing changes nothing.
     """
+    return _hash(base_state(model))
+
+
+def adapter_hash(model: nn.Module) -> str:
+    """SHA-256 (hex) of the adapter's tensors, as `base_hash` of the base's."""
+    return _hash({name: tensor for name, tensor in model.state_dict().items() if ".lora_" in name})
+
+
+def check_adapter_hash(model: nn.Module, manifest: Manifest, folder: Path) -> None:
+    """That the adapter in `model`, read from `folder`, has the hash that the manifest names, where it names one.
+
+    Raises:
+        UserError: it has another one.
+    """
+    if manifest.adapter_sha256 is not None and (found := adapter_hash(model)) != manifest.adapter_sha256:
+        raise UserError(
+            f"the adapter in {folder} is not the one that was saved: its hash is {found[:12]}..., expected "
+            f"{manifest.adapter_sha256[:12]}...; a value in adapter_model.safetensors was changed. Restore the file, "
+            "or train again"
+        )
+
+
+def _hash(tensors: dict[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(base_state(model).items()):
+    for name, tensor in sorted(tensors.items()):
         plain = tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
         digest.update(name.encode())
         digest.update(plain.cpu().contiguous().view(torch.uint8).numpy().data)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
@@ -16,7 +18,14 @@ from lacos_st.attention import RAGGED
 from lacos_st.bloom import BloomEncoder
 from lacos_st.checkpoint import base_hash
 from lacos_st.errors import UserError
+from lacos_st.folder import check_folder, weight_headers
 from lacos_st.quantizer import METHOD, Blockwise8bitConfig
+
+VALUES_PER_STORED_VALUE = 2
+"""Most values a model may have for each one in its files: a checkpoint may lack heads that we do not use."""
+
+FREE_VALUES = 2**20
+"""Values that a model may have whatever its files hold: tables of positions and masks are made, not stored."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +51,18 @@ def read_config(path: str, **hub: Any) -> PreTrainedConfig:
         **hub: token, cache_dir, revision, local_files_only.
 
     Raises:
-        UserError: there is none, or it is an encoder-decoder's.
+        UserError: there is none, the folder cannot be trusted (`check_folder`), it asks for code of its own, or it is
+            an encoder-decoder's.
     """
+    check_folder(Path(path))
     try:
-        config = AutoConfig.from_pretrained(path, **hub)
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(path, **{**hub, "trust_remote_code": False})
+    except Exception as error:  # a config.json that strangers wrote raises what it likes
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{path!r} comes with code of its own (auto_map in its config.json), which is never run, with "
+                "trust_remote_code=True neither: choose a model that transformers knows"
+            ) from error
         raise UserError(
             f"cannot load {path!r}: it is no folder with a config.json, no embedded model, and no hub model that can "
             f"be reached from here ({first_line(error)})"
@@ -84,6 +100,8 @@ def load_base(
     if stored is None and quantization is not None:
         options["quantization_config"] = quantization
     is_bloom = config.model_type == "bloom"
+    # what config.json says of it could name a kernel on the hub; nor is code or a pickle of the folder opened
+    options.update(attn_implementation="eager", trust_remote_code=False, use_safetensors=True)
     if not is_bloom:
         options["attn_implementation"] = RAGGED
         known: Any = MODEL_MAPPING.get(type(config), PreTrainedModel)
@@ -91,12 +109,16 @@ def load_base(
             options["add_pooling_layer"] = False  # over one token: token embeddings do not pass through it
     model_class: Any = BloomEncoder if is_bloom else AutoModel
     try:
+        if Path(path).is_dir() and not options.get("variant"):
+            _check_sizes(path, config, is_bloom=is_bloom)
         model, report = model_class.from_pretrained(
             path, config=config, dtype="auto", output_loading_info=True, **options
         )
-    except UserError:
+    except UserError as error:
+        raise UserError(f"cannot load the weights of {path!r}: {error}") from error
+    except (MemoryError, torch.OutOfMemoryError):
         raise
-    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:  # a config.json that strangers wrote raises what it likes
         raise UserError(f"cannot load the weights of {path!r}: {first_line(error)}") from error
     missing = sorted(report["missing_keys"])
     if missing or report["mismatched_keys"]:
@@ -112,6 +134,47 @@ def load_base(
     if isinstance(dtype, torch.dtype):
         nn.Module.to(model, dtype=dtype)
     return LoadedBase(model, sha256, stored or quantization)
+
+
+def read_named_base(path: str, **hub: Any) -> PreTrainedConfig:
+    """`read_config` of the base that a saved adapter names; it says how the base's files are stored.
+
+    Raises:
+        UserError: as `read_config`, and where to name the base's new place.
+    """
+    try:
+        return read_config(path, **hub)
+    except UserError as error:
+        raise UserError(
+            f"this model is an adapter on the base {path!r}, which cannot be loaded: put it back, or name its new "
+            f'place with model_kwargs={{"base": ...}} ({error})'
+        ) from error
+
+
+def _check_sizes(path: str, config: PreTrainedConfig, *, is_bloom: bool) -> None:
+    """That the files hold the model that config.json describes, before memory is taken for it.
+
+    Raises:
+        UserError: see `weight_headers`; or config.json describes far more layers or values than the files hold.
+    """
+    if getattr(config, "transformers_weights", None) is not None:
+        raise UserError("its config.json names the file of its weights (transformers_weights): remove that line")
+    shapes = weight_headers(Path(path))
+    stored = sum(math.prod(shape) for shape in shapes.values())
+    allowed = VALUES_PER_STORED_VALUE * stored + FREE_VALUES
+    parts = [config, *(part for part in vars(config).values() if isinstance(part, PreTrainedConfig))]
+    layers = max(int(getattr(part, "num_hidden_layers", None) or 0) for part in parts)
+    described = allowed + 1
+    if layers <= len(shapes):  # else only to build it would take forever
+        with torch.device("meta"):
+            plain: Any = copy.deepcopy(config)
+            model = BloomEncoder(plain) if is_bloom else AutoModel.from_config(plain, attn_implementation="eager")
+        described = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    if described > allowed:
+        raise UserError(
+            f"its config.json describes a model of {layers} layers and at least {described} values, its files hold "
+            f"{len(shapes)} tensors of {stored} values: one of them belongs to another model; fetch or write it again"
+        )
 
 
 def _stored_quantization(config: PreTrainedConfig) -> Blockwise8bitConfig | None:

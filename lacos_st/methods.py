@@ -6,11 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from lacos_st.audit import tell
 from lacos_st.data import load_nli, load_pairs, remove_overlap
 from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
 from lacos_st.settings import ADAPTER_METHODS, TrainConfig
-from lacos_st.sts import load_tasks
+from lacos_st.sts import load_task_file, load_tasks
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,22 +23,32 @@ if TYPE_CHECKING:
 def load_rows(config: TrainConfig) -> tuple[Dataset, Dataset | None]:
     """The rows to train on and those of the validation loss.
 
-    A split puts rows that share their first sentence on one side (an SNLI premise has several hypotheses).
+    A split puts rows that share their first sentence on one side (an SNLI premise has several hypotheses). What is
+    wrong with the rows is logged: malformed ones, duplicates, overlap with an evaluation set, sentences that are cut.
 
     Raises:
-        UserError: the data cannot be used, or nothing is left of it.
+        UserError: the data, the graded pairs or the base's tokenizer cannot be used, or no row is left.
     """
     load = load_nli if config.method == "sbert" else load_pairs
-    rows = load(config.data, seed=config.seed, max_rows=config.max_rows)
-    if config.exclude_sts:
-        tasks = [task for folder in config.exclude_sts for task in load_tasks(folder)]
-        rows, _ = remove_overlap(rows, {text for task in tasks for text in (*task.sentences1, *task.sentences2)})
-    held_out = load(config.eval_data, seed=config.seed) if config.eval_data else None
+    rows = load(config.data, seed=config.seed, max_rows=config.max_rows, on_bad_row=config.on_bad_row)
+    for folder in config.exclude_sts:
+        sentences = {text for task in load_tasks(folder) for text in (*task.sentences1, *task.sentences2)}
+        rows, _ = remove_overlap(rows, sentences, name=f"exclude_sts {folder}")
+    held_out = load(config.eval_data, seed=config.seed, on_bad_row=config.on_bad_row) if config.eval_data else None
+    evaluation: dict[str, list[str]] = {}
+    if held_out is not None:
+        evaluation[f"eval_data {' '.join(config.eval_data)}"] = [
+            text for name in held_out.column_names if name != "label" for text in held_out[name]
+        ]
+    if config.eval_sts is not None:
+        task = load_task_file(config.eval_sts)
+        evaluation[f"eval_sts {config.eval_sts}"] = [*task.sentences1, *task.sentences2]
     wanted = min(config.eval_rows, len(rows) // 10)
     if held_out is None and wanted:
         rows, held_out = _split(rows, wanted)
     if len(rows) < 2:
         raise UserError(f"{len(rows)} training rows are left: expected at least 2 (in-batch negatives need company)")
+    tell(config, rows, evaluation=evaluation)
     return rows, held_out
 
 

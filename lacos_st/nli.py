@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from lacos_st.errors import UserError
-from lacos_st.sources import NO_GOLD, Cells, Table
+from lacos_st.sources import NO_GOLD, Cells, Table, flaw
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ _BINARY_WORDS = {word: ENTAILMENT for word in (*_YES, "true")} | {
 }
 _NUMBERS = {"0": 0, "1": 1, "2": 2, "0.0": 0, "1.0": 1, "2.0": 2}  # 1.0: what pandas makes of integers beside NaN
 _NO_GOLD = (NO_GOLD, "-1", "-1.0")
+SHOWN = 10  # malformed rows of a file that a message describes; all are counted
 _LABELS = frozenset((*_NLI_WORDS, *_BINARY_WORDS, *_NUMBERS, *_NO_GOLD))
 
 
@@ -70,7 +71,7 @@ class _Layout:
     second: Any
     label: Any = None
     width: int | None = None  # cells a row must have; None for rows with names
-    is_header: bool = False
+    header: Cells | None = None  # the row of names
     is_nli: bool = False  # the column names leave no doubt
 
 
@@ -82,41 +83,54 @@ def read_examples(table: Table, *, on_bad_row: OnBadRow = "error") -> Examples:
     Labels are words (entailment, neutral, contradiction; e, n, c) or 0, 1, 2 in that order. Numbers that are only ever
     0 and 1, under columns that do not say NLI, are yes/no paraphrase labels (1: same meaning), as in MRPC and PAWS.
 
+    Malformed rows are counted and the first of them named, with line and reason: in the error, or in a warning.
+
     Raises:
         UserError: The columns cannot be recognised, there is no row, or (`on_bad_row="error"`) a row is malformed.
     """
     layout: _Layout | None = None
-    found: list[tuple[int, str, str, str]] = []
-    bad = no_gold = 0
+    found: list[tuple[str, str, str]] = []
+    problems: list[tuple[int, str]] = []
+    no_gold = 0
     for number, cells in table.rows:
         problem = cells if isinstance(cells, str) else None
         if problem is None and not isinstance(cells, str):
             if layout is None:
                 layout = _recognise(table.name, cells)
-                if layout.is_header:
+                if layout.header is not None:
                     continue
             first, second, label = _take(layout, cells)
             if label in _NO_GOLD:
                 no_gold += 1
                 continue
             problem = _problem(layout, cells, first, second, label)
-        if problem is not None:
-            if on_bad_row == "error":
-                raise UserError(
-                    f"{table.name}, {table.unit} {number}: {problem}: mend the row, or leave such rows out with "
-                    'on_bad_row="skip"'
-                )
-            bad += 1
-            continue
-        found.append((number, first.strip(), second.strip(), label))
+        if problem is None:
+            found.append((first.strip(), second.strip(), label))
+        else:
+            problems.append((number, problem))
+    _tell(table, problems, usable=len(found), on_bad_row=on_bad_row)
     if not found or layout is None:
         raise UserError(
-            f"{table.name} holds no usable row ({bad} malformed, {no_gold} without a gold label): "
+            f"{table.name} holds no usable row ({len(problems)} malformed, {no_gold} without a gold label): "
             "expected pairs or NLI rows"
         )
-    kind, codes = _scheme(table.name, layout, {row[3] for row in found})
-    rows = [(first, second, codes[label]) for _, first, second, label in found]
-    return Examples(kind=kind, rows=rows, no_gold=no_gold, bad=bad)
+    kind, codes = _scheme(table.name, layout, {row[2] for row in found})
+    rows = [(first, second, codes[label]) for first, second, label in found]
+    return Examples(kind=kind, rows=rows, no_gold=no_gold, bad=len(problems))
+
+
+def _tell(table: Table, problems: list[tuple[int, str]], *, usable: int, on_bad_row: OnBadRow) -> None:
+    """Refuse the malformed rows of a table, or say which are left out: never neither."""
+    if not problems:
+        return
+    shown = "; ".join(f"{table.unit} {number}: {problem}" for number, problem in problems[:SHOWN])
+    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    if on_bad_row == "error":
+        raise UserError(
+            f"{table.name}, {shown}{more} ({len(problems)} malformed, {usable} usable rows): mend them, or leave such "
+            'rows out with --on-bad-row skip, in Python on_bad_row="skip"'
+        )
+    logger.warning("%s: %d malformed rows left out, %d usable: %s%s", table.name, len(problems), usable, shown, more)
 
 
 def _recognise(name: str, cells: Cells) -> _Layout:
@@ -129,7 +143,7 @@ def _recognise(name: str, cells: Cells) -> _Layout:
             return _Layout(texts[0], texts[1])
         raise UserError(f"{name} has the columns {', '.join(map(str, cells))}: {_EXPECTED}")
     places = {str(cell).strip().lower(): place for place, cell in enumerate(cells)}
-    if layout := _by_name(name, places, len(cells)):
+    if layout := _by_name(name, places, cells):
         return layout
     if len(cells) == 1:
         raise UserError(f"{name} has one column (first row: {str(cells[0])[:60]!r}): {_EXPECTED}")
@@ -155,17 +169,20 @@ _EXPECTED = (
 )
 
 
-def _by_name(name: str, keys: dict[str, Any], width: int | None) -> _Layout | None:
+def _by_name(name: str, keys: dict[str, Any], header: Cells | None) -> _Layout | None:
     """The layout by column names; None where they are not names that we know."""
     pair = next((pair for pair in _PAIR_COLUMNS if pair[0] in keys and pair[1] in keys), None)
     if pair is None:
         return None
     first, second = keys[pair[0]], keys[pair[1]]
-    is_header = width is not None
+    for column in (*pair, *_LABEL_COLUMNS):
+        if header is not None and sum(_label(cell) == column for cell in header) > 1:
+            raise UserError(f"{name} has two columns {column}: which one is meant? rename the other")
+    width = None if header is None else len(header)
     if pair[1] == "positive":
         if "negative" in keys:
             logger.info("%s: column negative is not used (the negatives are those of the batch)", name)
-        return _Layout(first, second, None, width, is_header)
+        return _Layout(first, second, None, width, header)
     label = next((keys[key] for key in _LABEL_COLUMNS if key in keys), None)
     if label is None and pair[0] == "premise":
         raise UserError(
@@ -177,7 +194,7 @@ def _by_name(name: str, keys: dict[str, Any], width: int | None) -> _Layout | No
             f"{name} holds graded pairs (a column of scores): they are evaluation data; training needs "
             "NLI rows or positive pairs"
         )
-    return _Layout(first, second, label, width, is_header, is_nli=pair[0] == "premise")
+    return _Layout(first, second, label, width, header, is_nli=pair[0] == "premise")
 
 
 def _label(value: Any) -> str:
@@ -199,11 +216,10 @@ def _problem(layout: _Layout, cells: Cells, first: Any, second: Any, label: str)
         return "a JSON list among objects, or an object among lists"
     if layout.width is not None and len(cells) != layout.width:
         return f"{len(cells)} columns where the first row has {layout.width}"
-    for text in (first, second):
-        if not isinstance(text, str):  # also null and NaN of parquet and JSON
-            return f"expected text, found {text!r:.60}"
-        if not text.strip():
-            return "an empty sentence"
+    if layout.header is not None and cells == layout.header:
+        return "the header again (were files joined?)"
+    if (wrong := flaw(first) or flaw(second)) is not None:
+        return wrong
     if layout.label is not None and label not in _LABELS:
         return f"label {label!r:.60} is none of {', '.join(LABEL_NAMES)}, e, n, c, 0, 1, 2 (or - for no gold label)"
     return None

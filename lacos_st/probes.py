@@ -26,6 +26,31 @@ def check_base_hash(base_sha256: str, manifest: Manifest, path: str) -> None:
         )
 
 
+def check_options(options: dict[str, Any], manifest: Manifest | None) -> None:
+    """That a module is to get the adapter that was saved: its rank, scale and layers.
+
+    Args:
+        options: of the module, as they were given.
+        manifest: of the folder it is read from. None, or one without an adapter, allows any: a fresh one is put on.
+
+    Raises:
+        UserError: the options name another adapter than the manifest does.
+    """
+    if manifest is None or manifest.lora is None:
+        return
+    given = {name: options[f"lora_{name}"] for name in ("rank", "alpha", "targets")}
+    saved = {name: manifest.lora.get(name) for name in given}
+    for adapter in (given, saved):
+        adapter["alpha"] = adapter["rank"] if adapter["alpha"] is None else adapter["alpha"]
+    if given != saved:
+        raise UserError(
+            f"this model was saved with an adapter of rank {saved['rank']}, alpha {saved['alpha']} on "
+            f"{saved['targets']}, and is asked for with rank {given['rank']}, alpha {given['alpha']} on "
+            f"{given['targets']}: load it with SentenceTransformer(folder), which takes its own options, or name them "
+            "(lora_rank=, lora_alpha=, lora_targets=); if you did, sentence_bert_config.json or lacos.json was changed"
+        )
+
+
 def embed_probes(module: Any) -> torch.Tensor:
     """Mean-pooled token embeddings of the probe sentences.
 

@@ -82,6 +82,9 @@ class TrainConfig:
     seed: int = option(42, "seed of the adapters, the order of the data and the validation split")
 
     max_rows: int | None = option(None, "rows to keep of all the data, after shuffling; see load_pairs")
+    on_bad_row: Literal["error", "skip"] = option(
+        "error", "malformed rows: error names file and line and stops; skip leaves them out, counted and named"
+    )
     exclude_sts: tuple[str, ...] = option((), "folders of graded pairs: rows with one of their sentences are left out")
     allow_duplicates: bool = option(False, "let a text stand twice in a batch (a false negative)")
     eval_rows: int = option(500, "rows split off for the validation loss, a tenth of the data at most; 0: none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import json
@@ -18,6 +19,9 @@ TEXT_SUFFIXES = (".tsv", ".csv", ".jsonl")
 SUFFIXES = (*TEXT_SUFFIXES, *(suffix + ".gz" for suffix in TEXT_SUFFIXES), ".parquet")
 HUB_NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[^@/]+))?(?:@(?P<split>[^@/]+))?")
 NO_GOLD = "-"  # how SNLI and MultiNLI write a row on which the annotators did not agree
+_WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32-LE starts as UTF-16-LE does
+_MARK = "\ufeff"
+_INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"  # no white space to Python, nothing to a reader
 
 Cells = Sequence[Any] | dict[str, Any]
 """The cells of a row: a sequence where the file has no column names (yet), a dict where it has."""
@@ -79,54 +83,133 @@ def _open_file(path: Path) -> Table:
     suffix = _suffix(path)
     if suffix == ".parquet":
         return Table(str(path), "row", _parquet(path))
-    read = {".tsv": _tsv, ".csv": _csv, ".jsonl": _jsonl}[cast(str, suffix)]
+    read = {".tsv": _tsv, ".csv": read_csv, ".jsonl": _jsonl}[cast(str, suffix)]
     return Table(str(path), "line", read(path))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines of a UTF-8 file, split at LF only (U+2028 stands inside sentences), without a byte-order mark."""
+def read_lines(path: Path) -> Iterator[tuple[int, str, str | None]]:
+    """Lines of a UTF-8 file, split at LF only (U+2028 stands inside sentences), each without a byte-order mark.
+
+    A mark may stand at any line's start, where files that have one were joined.
+
+    Yields:
+        The line's number (from 1), its text with its line end, and what is wrong with its encoding, if anything; bytes
+        that are not UTF-8 are surrogates in the text then.
+
+    Raises:
+        UserError: The file cannot be read, or is UTF-16 or UTF-32.
+    """
+    for number, text, problem in _marked_lines(path):
+        yield number, text.removeprefix(_MARK), problem
+
+
+def _marked_lines(path: Path) -> Iterator[tuple[int, str, str | None]]:
+    """As `read_lines`, but with the marks, which within quotes are text."""
     number = 0
     try:
         opener = gzip.open if path.name.lower().endswith(".gz") else open
         with cast(BinaryIO, opener(path, "rb")) as handle:
             for number, raw in enumerate(handle, 1):
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}, line {number}: not UTF-8 ({error.reason}): convert the file to UTF-8") from error
+                if number == 1 and raw.startswith(_WIDE_MARKS):
+                    raise UserError(f"{path} is UTF-16 or UTF-32 by its byte-order mark: convert the file to UTF-8")
+                try:
+                    yield number, raw.decode(), None
+                except UnicodeDecodeError as error:
+                    problem = f"not UTF-8 (byte 0x{raw[error.start]:02x}: {error.reason}), convert the file to UTF-8"
+                    yield number, raw.decode(errors="surrogateescape"), problem
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}, after line {number}: cannot be read: {error}") from error
 
 
+def flaw(text: object) -> str | None:
+    """Why `text` is no sentence that can be embedded, in words that follow "line 7: "; None where it is one."""
+    if not isinstance(text, str):  # also null and NaN of parquet and JSON
+        return f"expected text, found {text!r:.60}"
+    if all(character.isspace() or character in _INVISIBLE for character in text):
+        return "an empty sentence"
+    if "\0" in text:
+        return "a sentence holds the character NUL (is the file UTF-16?)"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"a sentence holds half of a surrogate pair ({text[error.start]!a}), which is no character"
+    return None
+
+
 def _tsv(path: Path) -> Iterator[tuple[int, Cells | str]]:
-    for number, line in _lines(path):
+    for number, line, problem in read_lines(path):
         if text := line.rstrip("\r\n"):
-            yield number, text.split("\t")
+            yield number, problem or text.split("\t")
 
 
-def _csv(path: Path) -> Iterator[tuple[int, Cells | str]]:
-    reader = csv.reader((line for _, line in _lines(path)), strict=True)  # strict: a stray quote must not eat the file
+def read_csv(path: Path) -> Iterator[tuple[int, Cells | str]]:
+    """Rows of an RFC 4180 file, each with the number of its first line.
+
+    Of a broken row every line is given as malformed. A file in which a row has an odd number of quotes is refused: one
+    of them lacks its partner, and then text inside quotes may have been taken for rows, before it and after it.
+
+    Raises:
+        UserError: As `read_lines`; also where a quote has no partner, or a field is longer than csv's limit.
+    """
+    quotes = 0
+    problem: str | None = None
+    cells: list[str] | None
+
+    def lines() -> Iterator[str]:
+        nonlocal quotes, problem
+        for _, line, wrong in _marked_lines(path):
+            text = line if quotes % 2 else line.removeprefix(_MARK)
+            quotes += text.count('"')
+            problem = problem or wrong
+            yield text
+
+    reader = csv.reader(lines(), strict=True)  # strict: a stray quote must not eat the file
     while True:
+        first, quotes, problem = reader.line_num + 1, 0, None
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield reader.line_num, f"not RFC 4180 csv: {error}"
-            continue
-        if cells:
-            yield reader.line_num, cells
+            cells, fault = None, str(error)
+        else:
+            fault = "a quote without its partner" if quotes % 2 else ""
+        if quotes % 2 or "field limit" in fault:
+            lines_read = f"line {first}" if reader.line_num == first else f"lines {first}-{reader.line_num}"
+            raise UserError(
+                f"{path}, {lines_read}: not RFC 4180 csv: {fault}: rows cannot be told from text here, so that none "
+                'can be left out: mend the quotes (in a cell that holds one, write "" for it and quote the cell)'
+            )
+        if cells is None:
+            for number in range(first, reader.line_num + 1):
+                yield number, f"not RFC 4180 csv: {fault}"
+        elif cells:
+            yield first, problem or cells
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Cells | str]]:
-    for number, line in _lines(path):
+    for number, line, problem in read_lines(path):
+        if problem is not None:
+            yield number, problem
+            continue
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line, object_pairs_hook=_object)
+        except RecursionError:
+            yield number, "not JSON of a row: nested too deep"
         except ValueError as error:
             yield number, f"not JSON: {error}"
-            continue
-        yield number, value if isinstance(value, dict | list) else "neither a JSON object nor a list"
+        else:
+            yield number, value if isinstance(value, dict | list) else "neither a JSON object nor a list"
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, refused where one key would hide another."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError(f"a key stands twice among {', '.join(key for key, _ in pairs)}")
+    return found
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Cells | str]]:
@@ -171,5 +254,6 @@ def _named(features: Any, batches: Iterator[dict[str, list[Any]]]) -> Iterator[t
             row = dict(zip(batch, values, strict=True))
             for key, classes in names.items():
                 if isinstance(row[key], int):
-                    row[key] = classes[row[key]] if 0 <= row[key] < len(classes) else NO_GOLD
+                    known = 0 <= row[key] < len(classes)
+                    row[key] = classes[row[key]] if known else NO_GOLD if row[key] == -1 else f"class {row[key]}"
             yield number, row

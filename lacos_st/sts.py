@@ -7,7 +7,6 @@ all of its rows concatenated, as MTEB computes it, not the mean over its sub-set
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lacos_st.errors import UserError
+from lacos_st.sources import Cells, flaw, read_csv, read_lines
 
 Group = Literal["sts", "xsts"]
 Rows = list[tuple[float, str, str]]
 
 ENGLISH = "en-en"
+SHOWN = 10  # malformed rows of a file that a message describes; all are counted
 UNKNOWN_LANGUAGES = "?"  # a file whose name says nothing about its languages
 _STS_RANGE = (0.0, 5.0)
 _SICK_RANGE = (1.0, 5.0)
@@ -112,6 +113,19 @@ def load_tasks(folder: str | Path, *, names: Sequence[str] | None = None) -> lis
     return [known[name]() for name in dict.fromkeys(wanted)]
 
 
+def load_task_file(path: str | Path) -> StsTask:
+    """The task in one file of graded pairs, read as `load_tasks` reads the folder in which it lies.
+
+    Raises:
+        UserError: There is no such file, or it cannot be used.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"eval_sts {file} is no file: name a .tsv or .csv of columns score, sentence 1, sentence 2")
+    (task,) = load_tasks(file.parent, names=[file.stem])
+    return task
+
+
 def load_mteb_task(name: str) -> list[StsTask]:
     """Load an STS task of mteb by name, one `StsTask` per subset: "STS12", "STS17", or one subset, "STS17.en-ar".
 
@@ -165,6 +179,10 @@ def _from_mteb(task: Any, subset: str, split: str) -> StsTask:
     rows = dataset[split] if subset not in dataset and subset == "default" else dataset[subset][split]
     first, second = task.column_names
     english = set(task.metadata.languages) == {"eng"} or subset == ENGLISH
+    try:
+        scores = tuple(float(score) for score in rows["score"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"mteb task {task.metadata.name!r} has a score that is no number: {error}") from error
     names = [task.metadata.name] + [subset] * (subset != "default") + [split] * (len(task.eval_splits) > 1)
     return StsTask(
         name=".".join(names),
@@ -172,7 +190,7 @@ def _from_mteb(task: Any, subset: str, split: str) -> StsTask:
         languages=ENGLISH if english else "-".join(task.metadata.languages) if subset == "default" else subset,
         sentences1=tuple(rows[first]),
         sentences2=tuple(rows[second]),
-        scores=tuple(float(score) for score in rows["score"]),
+        scores=scores,
         score_range=(float(task.min_score), float(task.max_score)),
     )
 
@@ -254,47 +272,68 @@ def _read_rows(path: Path, *, first_column: int | None, scale: tuple[float, floa
     A file of an unknown set (first_column None) has just these, or a subset's or genre's name before them; files of
     graded pairs alone (first_column 0) have just three.
     """
-    low, high = scale or (float("-inf"), float("inf"))
     lines = _read_cells(path)
     exact = not first_column
     if first_column is None:
-        first_column = 1 if lines and len(lines[0][1]) == 4 else 0
+        parsed = next((cells for _, cells in lines if not isinstance(cells, str)), [])
+        first_column = 1 if len(parsed) == 4 else 0
     width = first_column + 3
     rows: Rows = []
+    problems: list[tuple[int, str]] = []
     for line, cells in lines:
-        where = f"{path}, line {line}"
-        if len(cells) < width or (exact and len(cells) != width):
-            raise UserError(f"{where}: {len(cells)} columns, expected {width} ({'..., ' * first_column}score, s1, s2)")
-        score_text, sentence1, sentence2 = cells[first_column:width]
-        if line == 1 and score_text.strip().lower() == "score":
+        if isinstance(cells, str):
+            problems.append((line, cells))
+        elif len(cells) < width or (exact and len(cells) != width):
+            problems.append((line, f"{len(cells)} columns, expected {width} ({'..., ' * first_column}score, s1, s2)"))
+        elif line == 1 and cells[first_column].strip().lower() == "score":
             continue  # a header
-        try:
-            score = float(score_text)
-        except ValueError:
-            raise UserError(f"{where}: score {score_text!r} is not a number") from None
-        if not (low <= score <= high) or score in (float("inf"), float("-inf")):
-            raise UserError(f"{where}: score {score_text!r} is not a number between {low:g} and {high:g}")
-        if not sentence1.strip() or not sentence2.strip():
-            raise UserError(f"{where}: a sentence is empty; expected two sentences")
-        rows.append((score, sentence1, sentence2))
+        else:
+            score_text, sentence1, sentence2 = cells[first_column:width]
+            score, problem = _score(score_text, scale)
+            problem = problem or flaw(sentence1) or flaw(sentence2)
+            if problem is None:
+                rows.append((score, sentence1, sentence2))
+            else:
+                problems.append((line, problem))
+    if problems:
+        shown = "; ".join(f"line {line}: {problem}" for line, problem in problems[:SHOWN])
+        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise UserError(
+            f"{path}, {shown}{more} ({len(problems)} malformed, {len(rows)} usable rows): mend them: graded rows are "
+            "never left out, as scores over other rows do not compare"
+        )
     if not rows:
         raise UserError(f"{path}: no rows; expected lines of score, sentence 1, sentence 2")
     return rows
 
 
-def _read_cells(path: Path) -> list[tuple[int, list[str]]]:
-    """Split a tsv at its tabs (no quoting), read a csv with quotes; each row with its 1-based line number."""
+def _score(text: str, scale: tuple[float, float] | None) -> tuple[float, str | None]:
+    """The number in `text`, and what is wrong with it, if anything."""
+    low, high = scale or (float("-inf"), float("inf"))
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".csv":
-                reader = csv.reader(file, strict=True)
-                return [(reader.line_num, cells) for cells in reader]
-            lines = file.read().split("\n")  # not splitlines(): sentences may hold other line separators
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} can't be read as UTF-8 {path.suffix[1:]}: {error}") from error
-    if lines[-1] == "":
-        lines.pop()
-    return [(number, line.rstrip("\r").split("\t")) for number, line in enumerate(lines, start=1)]
+        score = float(text) if "_" not in text else None  # float() reads "1_5" as 15
+    except ValueError:
+        score = None
+    if score is None:
+        return 0.0, f"score {text!r} is not a number"
+    if not (low <= score <= high) or score in (float("inf"), float("-inf")):  # false for NaN as well
+        return score, f"score {text!r} is not a number between {low:g} and {high:g}"
+    return score, None
+
+
+def _read_cells(path: Path) -> list[tuple[int, list[str] | str]]:
+    """Split a tsv at its tabs (no quoting), read a csv with quotes; each row with its 1-based line number.
+
+    Cells are a `str` that says what is wrong where a row could not be parsed. A blank line of a tsv is a row of one
+    cell: rows of aligned files are told by their place.
+    """
+    if path.suffix == ".csv":
+        return [(line, _as_row(cells)) for line, cells in read_csv(path)]
+    return [(line, wrong or text.rstrip("\r\n").split("\t")) for line, text, wrong in read_lines(path)]
+
+
+def _as_row(cells: Cells | str) -> list[str] | str:
+    return cells if isinstance(cells, str) else list(cells)
 
 
 def _summary(known: dict[str, Callable[[], StsTask]]) -> str:

@@ -7,8 +7,9 @@ imports the quantiser's registration, without which an 8-bit checkpoint would lo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from huggingface_hub import save_torch_state_dict
@@ -18,16 +19,17 @@ from sentence_transformers.util import load_dir_path, load_file_path
 from transformers import DataCollatorWithFlattening, PreTrainedConfig, PreTrainedModel
 
 from lacos_st import adapters, checkpoint
-from lacos_st.attention import padded_to_flat, ragged_layout
 from lacos_st.blockwise import BLOCK_SIZE
 from lacos_st.bloom import BloomEncoder
 from lacos_st.columns import COLUMN, Column
 from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
+from lacos_st.flat import flat_features
+from lacos_st.folder import check_adapter, check_folder, reading, without_remote_code
 from lacos_st.linear import keep_embedding_on_host_
-from lacos_st.loading import load_base, read_config
+from lacos_st.loading import load_base, read_config, read_named_base
 from lacos_st.pooling import Pooling
-from lacos_st.probes import base_dtype_name, check_base_hash, embed_probes
+from lacos_st.probes import base_dtype_name, check_base_hash, check_options, embed_probes
 from lacos_st.quantizer import Blockwise8bitConfig
 
 ADAPTER_FOLDER = "adapter"
@@ -108,11 +110,7 @@ class LoRA8bit(Transformer):
         for name, value in self._init_options.items():
             setattr(self, name, value)
         model_kwargs = dict(kwargs.pop("model_kwargs", None) or {})
-        self._hub: dict[str, Any] = {
-            ours: model_kwargs.get(theirs)
-            for ours, theirs in (("token", "token"), ("cache_folder", "cache_dir"), ("revision", "revision"))
-        }
-        self._hub["local_files_only"] = model_kwargs.get("local_files_only", False)
+        self._hub = checkpoint.hub_options(model_kwargs)
         self._manifest = self._find_manifest(path)
         self.origin = self._manifest.base if self._manifest else checkpoint.lasting_name(model_name_or_path)
         moved_base = model_kwargs.pop("base", None)
@@ -122,12 +120,20 @@ class LoRA8bit(Transformer):
         self._base_path = resolve(self.base_name) if self._by_reference() else path
         if "modality_config" not in kwargs:
             kwargs["modality_config"], kwargs["module_output_name"] = TRANSFORMER_TASK_DEFAULTS["feature-extraction"]
-        super().__init__(path, model_kwargs=model_kwargs, **kwargs)
+        with reading(path) if self._manifest else nullcontext():
+            self._fill(path, model_kwargs=model_kwargs, **without_remote_code(kwargs))
+
+    def _fill(self, path: str, **kwargs: Any) -> None:
+        """Read base and adapter, and compare them with what was saved."""
+        check_options(self._init_options, self._manifest)
+        super().__init__(path, **kwargs)
         if self.tokenizer is not None and self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token  # for callers who pad; flat batches do not
         if self.embedding_device is not None:
             keep_embedding_on_host_(self.model, device=self.embedding_device)
         if self.lora_rank:
+            if self._manifest and self._manifest.lora and Path(path).is_dir():
+                check_adapter(Path(path) / ADAPTER_FOLDER, self._manifest.lora)
             adapters.add_lora_(
                 self.model,
                 rank=self.lora_rank,
@@ -154,12 +160,28 @@ class LoRA8bit(Transformer):
 
     # Loading
 
+    @classmethod
+    def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> Self:
+        """Load what `save` wrote; called by sentence-transformers. No code in the folder is run, by any flag.
+
+        Raises:
+            UserError: something of it is missing, broken, unsafe or not what was saved.
+        """
+        check_folder(Path(model_name_or_path))
+        with reading(model_name_or_path):
+            return super().load(model_name_or_path, *args, **{**kwargs, "trust_remote_code": False})
+
+    @classmethod
+    def load_config(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The options in sentence_bert_config.json, none of them but ours and sentence-transformers'."""
+        config = super().load_config(model_name_or_path, *args, **kwargs)
+        if unknown := sorted(config.keys() - {*cls.config_keys, "max_seq_length", "do_lower_case"}):
+            raise UserError(f"sentence_bert_config.json holds unknown options ({', '.join(unknown)}): restore it")
+        return config
+
     def _find_manifest(self, path: str) -> checkpoint.Manifest | None:
-        try:
-            file = load_file_path(path, checkpoint.MANIFEST_FILE, **self._hub)
-        except OSError:
-            file = None
-        return checkpoint.Manifest.read(Path(file)) if file else None
+        check_folder(Path(path))
+        return checkpoint.find_manifest(path, self._hub)
 
     def _by_reference(self) -> bool:
         return self._manifest is not None and not self._manifest.self_contained
@@ -189,7 +211,8 @@ class LoRA8bit(Transformer):
         if self._by_reference():
             assert self._manifest is not None
             model_kwargs.update(revision=self._manifest.revision, subfolder="")
-            config = self._base_config({key: model_kwargs[key] for key in HUB_KEYS if key in model_kwargs})
+            hub = {key: model_kwargs[key] for key in HUB_KEYS if key in model_kwargs}
+            config = read_named_base(self._base_path, **hub)
             config.use_cache = False
         if config.model_type == "bloom":
             config.alibi = getattr(self, "alibi", "exact")
@@ -200,23 +223,9 @@ class LoRA8bit(Transformer):
         )
         base = load_base(self._base_path, config, quantization=wanted, dtype=dtype, **model_kwargs)
         self._base_sha256 = base.sha256
-        if base.quantization is not None:
-            self.block_size, self.code, self.skip = (
-                base.quantization.block_size,
-                base.quantization.code,
-                base.quantization.skip,
-            )
+        if (stored := base.quantization) is not None:
+            self.block_size, self.code, self.skip = stored.block_size, stored.code, stored.skip
         return base.model
-
-    def _base_config(self, hub: dict[str, Any]) -> PreTrainedConfig:
-        """The base's own configuration, which says how its files are stored."""
-        try:
-            return read_config(self._base_path, **hub)
-        except UserError as error:
-            raise UserError(
-                f"this model is an adapter on the base {self._base_path!r}, which cannot be loaded: put it back, or "
-                f'name its new place with model_kwargs={{"base": ...}} ({error})'
-            ) from error
 
     def _check_loaded(self, path: str) -> None:
         """Hash of the base, adapter weights and probe sentences against what was saved."""
@@ -224,7 +233,7 @@ class LoRA8bit(Transformer):
         check_base_hash(self._base_sha256, manifest, self._base_path)
         if self.lora_rank and manifest.lora:  # a base that was saved without an adapter gets a fresh one
             folder = load_dir_path(path, ADAPTER_FOLDER, **self._hub)
-            self.restore_adapter(path if folder is None else str(Path(folder).parent))
+            adapters.load_adapter_(self.model, Path(folder or Path(path) / ADAPTER_FOLDER))
         probes = load_file_path(path, checkpoint.PROBES_FILE, **self._hub)
         checkpoint.check_probes(
             embed_probes(self),
@@ -232,14 +241,19 @@ class LoRA8bit(Transformer):
             manifest,
             dtype=base_dtype_name(self.model),
         )
+        if self.lora_rank and manifest.lora:  # after the probes, which say more of what is wrong with much of it
+            checkpoint.check_adapter_hash(self.model, manifest, Path(path) / ADAPTER_FOLDER)
 
     def restore_adapter(self, folder: str | Path) -> None:
         """Copy the adapter saved in `folder` (by `save`) into this module; the base is not touched.
 
         Raises:
-            UserError: it is missing, broken or does not fit.
+            UserError: it is missing, broken, does not fit, or is not what was saved there.
         """
+        manifest = self._find_manifest(str(folder))
         adapters.load_adapter_(self.model, Path(folder) / ADAPTER_FOLDER)
+        if manifest:
+            checkpoint.check_adapter_hash(self.model, manifest, Path(folder) / ADAPTER_FOLDER)
 
     # Flat batches
 
@@ -281,25 +295,12 @@ class LoRA8bit(Transformer):
     def _embed(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         if isinstance(self.model, BloomEncoder):
             return super().forward(features, **kwargs)
-        input_ids = features["input_ids"]
-        rows, columns = input_ids.shape
-        index = None
-        cu_seq_lens = features.get("cu_seq_lens_q")
-        if cu_seq_lens is None:
-            mask = features.get("attention_mask")
-            index, cu_seq_lens = padded_to_flat(torch.ones_like(input_ids) if mask is None else mask)
-        layout = ragged_layout(cu_seq_lens)
-        source = torch.arange(rows * columns, device=input_ids.device) if index is None else index
-        source = source if layout.order is None else source[layout.order]
-        flat = {
-            "input_ids": input_ids.flatten()[source][None],
-            "position_ids": layout.position_ids[None] + getattr(self, "_flatten_position_offset", 0),
-            "modality": features.get("modality", "text"),
-        }
+        flat, source, layout = flat_features(features, position_offset=getattr(self, "_flatten_position_offset", 0))
+        rows, columns = features["input_ids"].shape
         if layout.max_length:
             embedded = super().forward(flat, ragged_layout=layout, **kwargs)[self.module_output_name][0]
         else:
-            embedded = torch.zeros(0, self.get_embedding_dimension(), dtype=self.model.dtype, device=input_ids.device)
+            embedded = torch.zeros(0, self.get_embedding_dimension(), dtype=self.model.dtype, device=source.device)
         full = embedded.new_zeros(rows * columns, embedded.shape[-1]).index_copy(0, source, embedded)
         features[self.module_output_name] = full.unflatten(0, (rows, columns))
         return features
@@ -350,6 +351,7 @@ class LoRA8bit(Transformer):
             if self.lora_rank
             else None,
             dtype=base_dtype_name(self.model),
+            adapter_sha256=checkpoint.adapter_hash(self.model) if self.lora_rank else None,
         ).write(folder)
 
 

@@ -11,12 +11,14 @@ from typing import Any
 
 import datasets
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lacos_st import grammar
-from lacos_st.data import describe, load_nli, load_pairs, remove_overlap
+from lacos_st.data import Overlap, describe, find_overlap, load_nli, load_pairs, remove_overlap
 from lacos_st.errors import UserError
 
 DATA = Path(os.environ.get("LACOS_DATA", Path(__file__).parents[1] / "../shared/data"))
@@ -31,7 +33,7 @@ PAIR = {"anchor": "A cat naps.", "positive": "A cat sleeps."}
 
 
 def put(path: Path, text: str) -> str:
-    path.write_bytes(text.encode())
+    path.write_bytes(text.encode("utf-8", errors="surrogateescape"))
     return str(path)
 
 
@@ -165,12 +167,37 @@ BAD = [
         '{"anchor": "A cat naps.", "positive": "A cat sleeps."}\n{"anchor": NaN, "positive": "b"}\n',
         "found nan",
     ),
+    ("latin.tsv", tsv(ROWS) + "neutral\ta\tb\udce9\n", "line 4: not UTF-8 (byte 0xe9"),
+    ("latin.csv", "anchor,positive\nA cat naps.,A cat sleeps.\na,b\udce9\n", "line 3: not UTF-8 (byte 0xe9"),
+    ("latin.jsonl", '["A cat naps.", "A cat sleeps."]\n["a", "\udce9"]\n', "line 2: not UTF-8 (byte 0xe9"),
+    ("nul.tsv", tsv(ROWS) + "neutral\ta\0\tb\n", "line 4: a sentence holds the character NUL"),
+    ("unseen.tsv", tsv(ROWS) + "neutral\ta\t\u200b \ufeff\n", "line 4: an empty sentence"),
+    (
+        "half.jsonl",
+        '["A cat naps.", "A cat sleeps."]\n["a", "\\ud83d"]\n',
+        "line 2: a sentence holds half of a surrogate",
+    ),
+    ("tab.tsv", "A cat naps.\tA cat sleeps.\na\tb\tc\n", "line 2: 3 columns where the first row has 2"),
+    (
+        "again.tsv",
+        "anchor\tpositive\nA cat naps.\tA cat sleeps.\nanchor\tpositive\n",
+        "line 3: the header again",
+    ),
+    (
+        "twice.jsonl",
+        '["A cat naps.", "A cat sleeps."]\n{"anchor": "a", "positive": "b", "anchor": "c"}\n',
+        "line 2: not JSON: a key stands twice",
+    ),
+    ("deep.jsonl", '["A cat naps.", "A cat sleeps."]\n' + "[" * 100_000 + "\n", "line 2: not JSON"),
+    ("lines.csv", 'anchor,positive\nA cat naps.,A cat sleeps.\n"a\nb",c,d\n', "line 3: 3 columns"),
     ("gone.jsonl", '{"anchor": "A cat naps.", "positive": "A cat sleeps."}\n{"anchor": "b"}\n', "found None"),
 ]
 
 
 @pytest.mark.parametrize(("name", "text", "message"), BAD, ids=[name for name, *_ in BAD])
-def test_malformed_rows_are_named_or_counted(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_malformed_rows_are_named_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, text: str, message: str
+) -> None:
     source = put(tmp_path / name, text)
     with pytest.raises(UserError) as caught:
         load_pairs([source])
@@ -181,11 +208,80 @@ def test_malformed_rows_are_named_or_counted(tmp_path: Path, name: str, text: st
     report = describe(data)
     assert report is not None
     assert report.sources[0].bad == 1
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "1 malformed rows left out" in warning
+    assert message in warning
+    assert name in warning
+
+
+def test_all_malformed_rows_are_counted_and_the_first_of_them_described(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = put(tmp_path / "a.tsv", tsv(ROWS) + "neutral\tx\n" * 14)
+    with pytest.raises(UserError) as caught:
+        load_pairs([source])
+    load_pairs([source], on_bad_row="skip")
+    for text in (str(caught.value), caplog.text):
+        assert [f"line {number}: 2 columns" in text for number in (3, 4, 13, 14)] == [False, True, True, False]
+        assert "and 4 more" in text
+    assert "14 malformed, 3 usable rows" in str(caught.value)
+    assert "--on-bad-row skip" in str(caught.value)
+    assert "14 malformed rows left out, 3 usable" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('"a,b\nc,d\ne,f\n', "lines 2-4: not RFC 4180 csv: unexpected end of data"),  # the quote eats the file
+        ('"a,b\n"c",d\ne,f\n', "lines 2-3: not RFC 4180 csv"),
+        ('5" pipe,c\ne,f\n', "line 2: not RFC 4180 csv: a quote without its partner"),
+        (f"a,{'b' * 200_000}\n", "line 2: not RFC 4180 csv: field larger than field limit"),
+    ],
+)
+def test_csv_in_which_rows_cannot_be_told_is_refused_in_any_case(tmp_path: Path, text: str, message: str) -> None:
+    source = put(tmp_path / "a.csv", "anchor,positive\n" + text)
+    for on_bad_row in ("error", "skip"):
+        with pytest.raises(UserError) as caught:
+            load_pairs([source], on_bad_row=on_bad_row)  # type: ignore[arg-type]
+        assert message in str(caught.value)
+
+
+def test_a_mark_within_joined_files_is_no_part_of_a_sentence(tmp_path: Path) -> None:
+    rows = {("A cat naps.", "A cat sleeps."), ("x", "y")}
+    tabs = put(tmp_path / "joined.tsv", "\ufeffA cat naps.\tA cat sleeps.\n\ufeffx\ty\n")
+    quotes = put(tmp_path / "joined.csv", '\ufeff"A cat naps.","A cat sleeps."\n\ufeff"x","y"\n')
+    lists = put(tmp_path / "joined.jsonl", '\ufeff["A cat naps.", "A cat sleeps."]\n\ufeff["x", "y"]\n')
+    for source in (tabs, quotes, lists):
+        assert rows_of(load_pairs([source])) == rows
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-be", "utf-16-le", "utf-32"])
+def test_wide_encodings_are_named(tmp_path: Path, codec: str) -> None:
+    mark = "" if codec in ("utf-16", "utf-32") else "\ufeff"
+    (tmp_path / "wide.tsv").write_bytes((mark + tsv(ROWS)).encode(codec))
+    for on_bad_row in ("error", "skip"):
+        with pytest.raises(UserError, match=r"wide\.tsv is UTF-16 or UTF-32"):
+            load_pairs([tmp_path / "wide.tsv"], on_bad_row=on_bad_row)  # type: ignore[arg-type]
+
+
+def test_a_class_that_a_dataset_does_not_name_is_malformed(tmp_path: Path) -> None:
+    names = datasets.ClassLabel(names=["entailment", "neutral", "contradiction"])
+    features = datasets.Features(
+        {"premise": datasets.Value("string"), "hypothesis": datasets.Value("string"), "label": names}
+    )
+    data = datasets.Dataset.from_dict({"premise": ["a"] * 3, "hypothesis": ["b", "c", "d"], "label": [0, -1, 2]})
+    data.cast(features).to_parquet(tmp_path / "a.parquet")
+    table = pyarrow.parquet.read_table(tmp_path / "a.parquet")
+    broken = table.set_column(2, table.schema.field("label"), pyarrow.array([0, -1, 9], pyarrow.int64()))
+    pyarrow.parquet.write_table(broken.replace_schema_metadata(table.schema.metadata), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="row 3: label 'class 9' is none of"):
+        load_pairs([tmp_path / "a.parquet"])
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("two.csv", "premise,hypothesis,label,Label\na,b,0,1\n", "two columns label"),
         ("nothing.tsv", "", "no usable row"),
         ("header.csv", "anchor,positive\n", "no usable row"),
         ("no_gold.tsv", "-\ta\tb\n", "1 without a gold label"),
@@ -299,6 +395,13 @@ def test_remove_overlap_looks_at_both_sentences_whatever_case_and_space() -> Non
     assert dropped == 2
     assert list(clean) == [{"anchor": "c", "positive": "d", "id": 3}]
     assert remove_overlap(pairs, [])[1] == 0
+
+
+def test_overlap_is_found_in_rows_and_in_sentences() -> None:
+    pairs = datasets.Dataset.from_dict({"anchor": ["Cafe\u0301", "b", "caf\u00e9"], "positive": ["x", "d", "D"]})
+    assert find_overlap(pairs, ["CAF\u00c9", "d", "D ", "unused"]) == Overlap(rows=(0, 1, 2), sentences=2, of=3)
+    assert find_overlap(pairs, ["unused"]) == Overlap(rows=(), sentences=0, of=1)
+    assert find_overlap(pairs, []) == Overlap(rows=(), sentences=0, of=0)
 
 
 text = st.text(st.characters(blacklist_categories=["Cs", "Cc", "Cn"]), min_size=1).map(str.strip).filter(bool)

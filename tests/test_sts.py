@@ -11,7 +11,7 @@ import pytest
 
 from lacos_st import sts
 from lacos_st.errors import UserError
-from lacos_st.sts import StsTask, load_mteb_task, load_tasks
+from lacos_st.sts import StsTask, load_mteb_task, load_task_file, load_tasks
 
 DATA = Path(os.environ.get("LACOS_DATA", Path(__file__).parents[1] / "../shared/data"))
 ROWS = "0.5\tA cat.\tA dog.\n5\tA cat.\tThe cat.\n"
@@ -113,7 +113,11 @@ def test_a_column_for_the_subset_may_come_first(tmp_path: Path) -> None:
         ("1\tA\tB\nhigh\tA\tB\n", "line 2: score 'high' is not a number"),
         ("1\tA\tB\nnan\tA\tB\n", "line 2: score 'nan' is not a number between"),
         ("1\tA\tB\ninf\tA\tB\n", "line 2: score 'inf' is not a number between"),
-        ("1\tA\tB\n2\tA\t \n", "line 2: a sentence is empty"),
+        ("1\tA\tB\n1_5\tA\tB\n", "line 2: score '1_5' is not a number"),
+        ("1\tA\tB\n2\tA\t \n", "line 2: an empty sentence"),
+        ("1\tA\tB\n2\t\u200b\tB\n", "line 2: an empty sentence"),
+        ("1\tA\tB\n2\tA\0\tB\n", "line 2: a sentence holds the character NUL"),
+        ("1\tA\tB\n2\tA\nnan\tA\tB\n", r"line 2: 2 columns.*; line 3: score 'nan'.*\(2 malformed, 1 usable rows\)"),
         ("1\tA\tB\n1\tA\tC\n", "2 pairs with 1 different scores"),
     ],
 )
@@ -136,8 +140,26 @@ def test_broken_encoding_missing_and_empty_folders_are_refused(tmp_path: Path) -
     with pytest.raises(UserError, match="no graded pairs"):
         load_tasks(tmp_path)
     (tmp_path / "bad.tsv").write_bytes(b"1\t\xff\xfe\tB\n")
-    with pytest.raises(UserError, match=r"bad.tsv can't be read as UTF-8"):
+    with pytest.raises(UserError, match=r"bad.tsv, line 1: not UTF-8 \(byte 0xff"):
         load_tasks(tmp_path)
+
+
+def test_a_csv_row_is_named_by_the_line_it_starts_at(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('\ufeff1,"A\r\nC","say ""B"""\r\n2,A,B\r\n', newline="")
+    (task,) = load_tasks(tmp_path)
+    assert (task.scores, task.sentences1[0], task.sentences2[0]) == ((1.0, 2.0), "A\r\nC", 'say "B"')
+    (tmp_path / "a.csv").write_text('1,A,B\nnan,"A\nC",B\n2,A,B\n')
+    with pytest.raises(UserError, match="a.csv, line 2: score 'nan'"):
+        load_tasks(tmp_path)
+    (tmp_path / "a.csv").write_text('1,A,B\n2,"A,B\n3,A,B\n')
+    with pytest.raises(UserError, match="a.csv, lines 2-3: not RFC 4180"):
+        load_tasks(tmp_path)
+
+
+def test_one_file_is_a_task(known: Path) -> None:
+    assert load_task_file(known / "sts17" / "track1.ar-ar.tsv").name == "track1.ar-ar"
+    with pytest.raises(UserError, match=r"none\.tsv is no file"):
+        load_task_file(known / "none.tsv")
 
 
 def test_task_refuses_a_nan_score() -> None:
@@ -204,6 +226,17 @@ def test_mteb_tasks_become_one_task_per_subset() -> None:
     ]
     assert [task.name for task in load_mteb_task("STS17.en-ar")] == ["STS17.en-ar"]
     assert [task.name for task in load_mteb_task("STS22.v2")] == ["STS22.v2.fr"]
+
+
+@pytest.mark.usefixtures("stand_in_mteb")
+@pytest.mark.parametrize(("score", "said"), [(None, "a score that is no number"), (float("nan"), "pair 2: score nan")])
+def test_a_score_of_mteb_that_is_no_number(monkeypatch: pytest.MonkeyPatch, score: float | None, said: str) -> None:
+    def load_data(task: _StandInTask) -> None:
+        task.dataset = {"test": {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "score": [1, score]}}
+
+    monkeypatch.setattr(_StandInTask, "load_data", load_data)
+    with pytest.raises(UserError, match=f"STS12.*{said}"):
+        load_mteb_task("STS12")
 
 
 @pytest.mark.usefixtures("stand_in_mteb")

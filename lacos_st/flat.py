@@ -1,0 +1,40 @@
+"""A batch in sentence-transformers' features as one flat row of real tokens, for transformers' models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lacos_st.ragged import RaggedLayout, padded_to_flat, ragged_layout
+
+
+def flat_features(
+    features: dict[str, Any], *, position_offset: int
+) -> tuple[dict[str, Any], torch.Tensor, RaggedLayout]:
+    """Lay the real tokens of a batch in a row, in the order in which ragged attention wants them.
+
+    Args:
+        features: `input_ids` int64 (1, ΣT) with `cu_seq_lens_q` int32 (N + 1,), or (N, T) with `attention_mask` or
+            without one, where every token is real.
+        position_offset: the position of a sentence's first token (RoBERTa's is 2, most models' 0).
+
+    Returns:
+        The features for the model: `input_ids` and `position_ids` (1, number of real tokens); where each of those
+        tokens stands in the flattened `input_ids`, int64; and the layout of the row.
+    """
+    input_ids = features["input_ids"]
+    index = None
+    cu_seq_lens = features.get("cu_seq_lens_q")
+    if cu_seq_lens is None:
+        mask = features.get("attention_mask")
+        index, cu_seq_lens = padded_to_flat(torch.ones_like(input_ids) if mask is None else mask)
+    layout = ragged_layout(cu_seq_lens)
+    source = torch.arange(input_ids.numel(), device=input_ids.device) if index is None else index
+    source = source if layout.order is None else source[layout.order]
+    flat = {
+        "input_ids": input_ids.flatten()[source][None],
+        "position_ids": layout.position_ids[None] + position_offset,
+        "modality": features.get("modality", "text"),
+    }
+    return flat, source, layout
