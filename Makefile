@@ -13,11 +13,15 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 EXTRAS := dev,mteb,plot
 
-.PHONY: demo test slow lint typecheck format bench compare help
+LOWEST := .venv-lowest
+# What the lowest versions have to pass: private names, load, encode parity, train and resume, save and load.
+LOWEST_TESTS := tests/test_upstream.py tests/test_versions.py tests/test_transformer.py tests/test_training.py
+
+.PHONY: demo test test-lowest slow lint typecheck format bench compare help
 .DELETE_ON_ERROR:
 
 help: ## list the tasks
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 # Rebuilt when pyproject.toml changes. torch comes before all else and is then held where it is, because on Linux the
 # other packages would pull its default build: gigabytes of CUDA, which a machine without a GPU cannot use.
@@ -39,6 +43,16 @@ demo: $(INSTALLED) ## the paper in miniature, offline: train, evaluate, save, pl
 
 test: $(INSTALLED) ## the tests, offline
 	$(BIN)/pytest $(TEST_ARGS)
+
+# torch comes first here too; the lowest that installs without CUDA is the one that .venv has by default.
+$(LOWEST)/.installed: pyproject.toml tests/lowest.txt
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet "$$(grep '^torch==' tests/lowest.txt)" $(TORCH_ARGS)
+	$(LOWEST)/bin/pip install --quiet --constraint tests/lowest.txt --editable . hypothesis pytest pytest-timeout
+	@touch $@
+
+test-lowest: $(LOWEST)/.installed ## a quick part of the tests on the lowest versions that pyproject.toml allows
+	$(LOWEST)/bin/pytest $(LOWEST_TESTS) $(TEST_ARGS)
 
 slow: $(INSTALLED) ## the tests marked slow
 	$(BIN)/pytest -m slow $(TEST_ARGS)

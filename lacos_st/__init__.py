@@ -14,6 +14,7 @@ from lacos_st.linear import Embedding8bit, Linear8bit, dequantize_, error_report
 from lacos_st.pooling import Pooling
 from lacos_st.quantizer import Blockwise8bitConfig
 from lacos_st.transformer import BloomLoRA8bit, LoRA8bit, encoder
+from lacos_st.upstream import register_modules
 
 __version__ = "0.1.0"
 
@@ -32,8 +33,4 @@ __all__ = [
     "quantize_",
 ]
 
-# sentence-transformers looks here before it asks for trust_remote_code; kept beside whatever is there already
-BaseModel._module_classes = {
-    **BaseModel._module_classes,
-    **{f"{cls.__module__}.{cls.__name__}": cls for cls in (BloomLoRA8bit, LoRA8bit, Pooling)},
-}
+register_modules(BaseModel, (BloomLoRA8bit, LoRA8bit, Pooling))

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from lacos_st.errors import UserError
 from lacos_st.product import FusedLoRALinear
 from lacos_st.stored import Stored8bit
+from lacos_st.upstream import register_lora_layers
 
 ADAPTER = "default"
 """Name of the one adapter of a model, peft's own default."""
@@ -103,7 +104,7 @@ def add_lora_(
         target_modules=lora_layers(model, targets),
         task_type="FEATURE_EXTRACTION",
     )
-    config._register_custom_module({nn.Linear: FusedLoRALinear})  # how they are computed, not what is saved
+    register_lora_layers(config, {nn.Linear: FusedLoRALinear})  # how they are computed, not what is saved
     model.add_adapter(config, adapter_name=ADAPTER)
     for parameter in adapter_parameters(model).values():
         parameter.data = parameter.data.to(dtype)

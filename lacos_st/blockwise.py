@@ -10,10 +10,10 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import cast
 
 import torch
-from bitsandbytes.functional import create_dynamic_map, create_linear_map
+
+from lacos_st.upstream import code_map, dequantize_blockwise, quantize_blockwise
 
 BLOCK_SIZE = 256
 """Default block: it divides the width of every published BLOOM, so that no block straddles two rows."""
@@ -49,11 +49,9 @@ def code_table(code: str, device: torch.device | str = "cpu") -> torch.Tensor:
     Raises:
         ValueError: `code` is not one of `CODES`.
     """
-    if code == "dynamic":
-        return cast(torch.Tensor, create_dynamic_map().to(device))
-    if code == "linear":
-        return cast(torch.Tensor, create_linear_map().to(device))
-    raise ValueError(f"code={code!r} is unknown: choose one of {', '.join(CODES)}")
+    if code not in CODES:
+        raise ValueError(f"code={code!r} is unknown: choose one of {', '.join(CODES)}")
+    return code_map(code).to(device)
 
 
 def check_block(columns: int, block_size: int, *, name: str = "tensor") -> None:
@@ -95,7 +93,7 @@ def quantize(
     if tensor.device.type == "cpu":
         codes, absmax, finite = _quantize_cpu(tensor, block_size=block_size, code=code)
     else:
-        codes, absmax = torch.ops.bitsandbytes.quantize_blockwise.default(tensor, table, block_size)
+        codes, absmax = quantize_blockwise(tensor, table, block_size)
         finite = bool(absmax.isfinite().all()) and not bool(tensor.amax().isnan())
     if not finite:
         raise ValueError(f"{name} holds inf or nan, which 8-bit blocks cannot store: the checkpoint is damaged")
@@ -175,10 +173,7 @@ def dequantize(
         (rows, columns) in `dtype`.
     """
     table = code_table(code, codes.device)
-    values = torch.ops.bitsandbytes.dequantize_blockwise.default(
-        codes.contiguous(), absmax.contiguous(), table, block_size, dtype
-    )
-    return cast(torch.Tensor, values)
+    return dequantize_blockwise(codes.contiguous(), absmax.contiguous(), table, block_size, dtype)
 
 
 def quantization_error(tensor: torch.Tensor, *, block_size: int = BLOCK_SIZE, code: str = "dynamic") -> BlockwiseError:

@@ -6,19 +6,18 @@ attention goes sequence by sequence with one ALiBi bias for the whole batch; GEL
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn.functional import dropout, gelu
-from transformers import BloomConfig
+from transformers import BloomConfig, BloomModel, BloomPreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
-from transformers.models.bloom.modeling_bloom import BloomBlock, BloomModel, BloomPreTrainedModel
 
 from lacos_st.attention import Alibi, RaggedLayout, attend, padded_to_flat, ragged_layout
 from lacos_st.bloom_layer import FrozenLayer, run_layer
 from lacos_st.product import frozen_product
+from lacos_st.upstream import bloom_block, checkpointing_function
 
 
 class LeanBloomBlock(nn.Module):
@@ -29,7 +28,6 @@ class LeanBloomBlock(nn.Module):
     """
 
     gradient_checkpointing = False  # transformers sets it, and this function with it
-    _gradient_checkpointing_func: Callable[..., torch.Tensor]
     input_layernorm: nn.LayerNorm
     post_attention_layernorm: nn.LayerNorm
     self_attention: Any  # BloomAttention, whose linear layers may be peft's
@@ -37,7 +35,7 @@ class LeanBloomBlock(nn.Module):
 
     def __init__(self, config: BloomConfig, layer_idx: int):
         super().__init__()
-        for name, module in BloomBlock(config, layer_idx=layer_idx).named_children():
+        for name, module in bloom_block(config, layer_idx).named_children():
             self.add_module(name, module)
         self.post_layernorm_residual = config.apply_residual_connection_post_layernorm
         self.hidden_dropout = config.hidden_dropout
@@ -58,7 +56,7 @@ class LeanBloomBlock(nn.Module):
         if frozen is not None:
             return run_layer(frozen, hidden, layout, bias, checkpoint=checkpoint)
         if checkpoint:
-            return self._gradient_checkpointing_func(self._as_modules, hidden, layout, bias)
+            return cast(torch.Tensor, checkpointing_function(self)(self._as_modules, hidden, layout, bias))
         return self._as_modules(hidden, layout, bias)
 
     def _frozen(self) -> FrozenLayer | None:

@@ -20,6 +20,7 @@ from torch.nn.functional import gelu
 
 from lacos_st.attention import RaggedLayout, attend, attend_keeping, attend_with_pullback
 from lacos_st.product import FrozenProduct
+from lacos_st.upstream import gelu_, gelu_backward, layer_norm, layer_norm_backward
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _forward(
     del fused
     middle = layer.dense.forward(mixed, residual=hidden)
     inner = layer.up.forward(_norm(layer.norms[1], middle)[0].to(dtype))
-    return layer.down.forward(torch.ops.aten.gelu_(inner, approximate="tanh"), residual=middle)
+    return layer.down.forward(gelu_(inner, approximate="tanh"), residual=middle)
 
 
 class _Layer(torch.autograd.Function):
@@ -187,7 +188,7 @@ def _feed_forward_backward(
     down_grads: tuple[torch.Tensor | None, ...] = (None, None)
     if grad_low is not None:
         down_grads = layer.down.adapter_grads(gelu(inner, approximate="tanh"), passed, grad_low)
-    torch.ops.aten.gelu_backward.grad_input(grad_inner, inner, approximate="tanh", grad_input=grad_inner)
+    gelu_backward(grad_inner, inner, approximate="tanh", grad_input=grad_inner)
     grad_normed, grad_low = layer.up.backward(grad_inner)
     up_grads = layer.up.adapter_grads(normed, grad_inner, grad_low)
     grad_middle = _norm_backward(layer.norms[1], middle, statistics, grad_normed).add_(grad)
@@ -196,14 +197,15 @@ def _feed_forward_backward(
 
 def _norm(norm: nn.LayerNorm, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The normalised input, its mean and the reciprocal of its deviation."""
-    return torch.native_layer_norm(inputs, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    normed, mean, inverse = layer_norm(inputs, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    return normed, mean, inverse
 
 
 def _norm_backward(
     norm: nn.LayerNorm, inputs: torch.Tensor, statistics: list[torch.Tensor], grad: torch.Tensor
 ) -> torch.Tensor:
     """The gradient of the input, in its dtype."""
-    grads = torch.ops.aten.native_layer_norm_backward(
+    grads = layer_norm_backward(
         grad.to(inputs.dtype), inputs, norm.normalized_shape, *statistics, norm.weight, norm.bias, [True, False, False]
     )
     return grads[0]

@@ -22,6 +22,7 @@ from lacos_st.flex import attend_by_flex
 from lacos_st.ragged import RaggedLayout, ragged_layout
 from lacos_st.scoring import Scoring
 from lacos_st.sdpa import attend_by_autograd, attend_on_cpu
+from lacos_st.upstream import cpu_attention, cpu_attention_backward, gone
 from lacos_st.varlen import attend_by_flash_attn, attend_by_torch_varlen, widened_width
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,14 @@ class Kernel(NamedTuple):
 
 
 def _on_cpu(request: Request) -> str | None:
-    return None if request.device.type == "cpu" else "is for CPUs"
+    if request.device.type != "cpu":
+        return "is for CPUs"
+    if request.dropout:
+        return "has no dropout"
+    if cpu_attention is None or cpu_attention_backward is None:
+        name = "ops.aten._scaled_dot_product_flash_attention_for_cpu"
+        return "is missing: " + gone("torch", name, "attend without autograd")
+    return None
 
 
 def _is_flash(request: Request, head_dim: int) -> str | None:
@@ -133,7 +141,10 @@ def choose(request: Request) -> Kernel:
     if request.value_dim != request.head_dim:
         return FALLBACK
     if request.device.type == "cpu":
-        return FALLBACK if request.dropout else CPU
+        reason = CPU.obstacle(request)
+        if reason and not request.dropout:
+            logger.warning("attention by %s, slower in training: %s %s", FALLBACK.name, CPU.name, reason)
+        return FALLBACK if reason else CPU
     against: list[str] = []
     for kernel in KERNELS:
         reason = kernel.obstacle(request) or try_out(kernel.attend, request)

@@ -58,11 +58,13 @@ def zero_shot(name: str, *, device: str | None = None) -> SentenceTransformer:
 
 def describe(model: SentenceTransformer) -> dict[str, Any]:
     """Return what a model is, for the record: base, modules, dimension, parameters, bytes of its weights."""
+    from lacos_st.upstream import name_or_path
+
     first = next(iter(model.children()), None)
     config = getattr(getattr(first, "auto_model", None), "config", None)
     tensors = [*model.parameters(), *model.buffers()]
     return {
-        "base": getattr(config, "_name_or_path", None) or getattr(first, "model_name_or_path", None),
+        "base": name_or_path(config) or getattr(first, "model_name_or_path", None),
         "model_type": getattr(config, "model_type", None),
         "modules": [f"{type(module).__module__}.{type(module).__name__}" for module in model.children()],
         "embedding_dimension": model.get_embedding_dimension(),

@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from sentence_transformers.sentence_transformer.modules import Pooling as StockPooling
 
+from lacos_st.upstream import overrides
 
+
+@overrides("_forward_flattened", package="sentence-transformers")
 class Pooling(StockPooling):
     """Token embeddings to one sentence embedding.
 

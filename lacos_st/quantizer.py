@@ -20,12 +20,16 @@ from lacos_st.errors import UserError
 from lacos_st.linear import dequantize_, empty_8bit, replace_layer_, storable_layers
 from lacos_st.pages import release_pages
 from lacos_st.stored import Stored8bit
+from lacos_st.upstream import check_marks, mark_loaded_, overrides, own_parameters, was_loaded
 
 UNUSED = ("pooler.dense",)
 """Heads that encoders carry and sentence embeddings do not use: left float, as a checkpoint may lack them."""
 
 SLAB_BYTES = 64 * 2**20
 """Bytes of a float weight that are quantised, and then given back, at a time: enough to keep every thread busy."""
+
+HOOKS = ("_process_model_before_weight_loading", "_process_model_after_weight_loading", "_dequantize")
+"""What transformers calls of a quantiser, but for what has no underscore."""
 
 METHOD = "lacos_blockwise8bit"
 """The `quant_method` in a checkpoint's config.json."""
@@ -83,7 +87,7 @@ class _Quantize(ConversionOps):
             assert isinstance(layer, Stored8bit)
             codes, absmax = _quantize_and_release(tensor, block_size=layer.block_size, code=layer.code, name=name)
             stored[f"{prefix}.codes"], stored[f"{prefix}.absmax"] = codes, absmax
-            layer._parameters.pop("weight", None)
+            own_parameters(layer).pop("weight", None)
             if missing_keys is not None:
                 missing_keys.discard(name)
         return stored
@@ -106,6 +110,7 @@ def _quantize_and_release(
 
 
 @register_quantizer(METHOD)
+@overrides(*HOOKS, package="transformers")
 class Blockwise8bitQuantizer(HfQuantizer):
     """Puts 8-bit layers into the empty model, and fills them while transformers loads."""
 
@@ -126,17 +131,18 @@ class Blockwise8bitQuantizer(HfQuantizer):
             except ValueError as error:
                 raise UserError(str(error)) from error
             if not self.pre_quantized:  # the checkpoint's float tensor needs a place to be announced at
-                stored._parameters["weight"] = torch.nn.Parameter(layer.weight, requires_grad=False)
-            stored._is_hf_initialized = True  # type: ignore[assignment]  # no random codes: what is missing is an error
+                own_parameters(stored)["weight"] = torch.nn.Parameter(layer.weight, requires_grad=False)
+            mark_loaded_(stored)
             replace_layer_(model, name, stored)
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        check_marks(model)
         for name, layer in model.named_modules():
             if not isinstance(layer, Stored8bit):
                 continue
             for part in ("codes", "absmax"):
-                if not getattr(getattr(layer, part), "_is_hf_initialized", False):
+                if not was_loaded(getattr(layer, part)):
                     raise UserError(
                         f"the checkpoint holds no {part} for {name}: it is broken or incomplete; "
                         "fetch or write it again"

@@ -17,9 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from lacos_st.alibi import BLOCK, Alibi
 from lacos_st.ragged import RaggedLayout
 from lacos_st.scoring import Scoring, with_all_heads
-
-_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
-_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+from lacos_st.upstream import cpu_attention, cpu_attention_backward
 
 
 class Piece(NamedTuple):
@@ -114,10 +112,11 @@ def attend_forward(
         (ΣT, heads, head_dim), contiguous, and the logarithms of the softmax's sums, one tensor per `Piece`: what
         `attend_backward_` needs.
     """
+    assert cpu_attention is not None, "kernels.choose leaves it out"
     mixed = torch.empty_like(query, memory_format=torch.contiguous_format)
     sums = []
     for piece in pieces(layout, by_blocks=scoring.bias is not None):
-        result, log_sum = _FORWARD(
+        result, log_sum = cpu_attention(
             piece.queries(query),
             piece.keys(key),
             piece.keys(value),
@@ -156,8 +155,9 @@ def attend_backward_(
         layout: of the batch.
         scoring: as in the forward.
     """
+    assert cpu_attention_backward is not None, "kernels.choose leaves it out"
     for piece, log_sum in zip(pieces(layout, by_blocks=scoring.bias is not None), sums, strict=True):
-        found = _BACKWARD(
+        found = cpu_attention_backward(
             piece.queries(grad_mixed),
             piece.queries(query),
             piece.keys(key),

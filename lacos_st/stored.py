@@ -7,10 +7,17 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from lacos_st.blockwise import dequantize
 from lacos_st.errors import UserError
+from lacos_st.upstream import (
+    make_wrapper_subclass,
+    no_torch_function,
+    overrides,
+    own_buffers,
+    own_parameters,
+    written_arguments,
+)
 
 NOT_WRITABLE = (
     "a weight stored in 8 bits cannot be written to (merging LoRA would quantise it a second time): merge into the "
@@ -30,7 +37,7 @@ class StoredWeight(torch.Tensor):
     @staticmethod
     def __new__(cls, layer: Stored8bit) -> StoredWeight:  # noqa: D102
         like = layer.compute_dtype_like
-        made = torch.Tensor._make_wrapper_subclass(cls, layer.codes.shape, dtype=like.dtype, device=like.device)
+        made = make_wrapper_subclass(cls, layer.codes.shape, dtype=like.dtype, device=like.device)
         made.layer = layer
         return made
 
@@ -41,7 +48,7 @@ class StoredWeight(torch.Tensor):
         return f"{type(self).__name__}({self.layer})"
 
     # results of operations are plain tensors
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = no_torch_function
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -49,16 +56,15 @@ class StoredWeight(torch.Tensor):
     ) -> Any:
         """De-quantise, then do as asked."""
         kwargs = kwargs or {}
-        declared = func._schema.arguments
-        given = {**{argument.name: value for argument, value in zip(declared, args, strict=False)}, **kwargs}
-        written = [argument.name for argument in declared if argument.alias_info and argument.alias_info.is_write]
-        if any(isinstance(given.get(name), cls) for name in written):
+        if any(isinstance(value, cls) for value in written_arguments(func, args, kwargs)):
             raise UserError(NOT_WRITABLE)
 
         def read(value: Any) -> Any:
+            if isinstance(value, list | tuple):  # of tensors, in torch.cat
+                return [read(item) for item in value]
             return value.layer.dequantized().to(value.device) if isinstance(value, cls) else value
 
-        return func(*tree_map(read, args), **tree_map(read, kwargs))
+        return func(*map(read, args), **{name: read(value) for name, value in kwargs.items()})
 
     @property
     def data(self) -> torch.Tensor:
@@ -70,6 +76,7 @@ class StoredWeight(torch.Tensor):
         raise UserError(NOT_WRITABLE)
 
 
+@overrides("_apply", package="torch")
 class Stored8bit(nn.Module):
     """A weight as codes and absmax; what `Linear8bit` and `Embedding8bit` share.
 
@@ -98,7 +105,7 @@ class Stored8bit(nn.Module):
             block_size: values that share an absmax.
             code: "dynamic" or "linear".
         """
-        weight = self._parameters.pop("weight", None)
+        weight = own_parameters(self).pop("weight", None)
         dtype = torch.get_default_dtype() if weight is None else weight.dtype
         self.block_size, self.code = block_size, code
         self.register_buffer("codes", codes)
@@ -108,8 +115,8 @@ class Stored8bit(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The weight as floats, for reading: de-quantised anew at each use, see `StoredWeight`."""
-        if "weight" in self._parameters:  # while a float checkpoint is being loaded
-            return cast(torch.Tensor, self._parameters["weight"])
+        if "weight" in own_parameters(self):  # while a float checkpoint is being loaded
+            return cast(torch.Tensor, own_parameters(self)["weight"])
         return StoredWeight(self)
 
     def dequantized(self, dtype: torch.dtype | None = None, rows: slice = slice(None)) -> torch.Tensor:
@@ -118,10 +125,10 @@ class Stored8bit(nn.Module):
         return dequantize(self.codes[rows], self.absmax[rows], block_size=self.block_size, code=self.code, dtype=dtype)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
-        stored = {name: self._buffers.pop(name) for name in ("codes", "absmax")}
+        stored = {name: own_buffers(self).pop(name) for name in ("codes", "absmax")}
         super()._apply(fn, recurse)
         for name, tensor in stored.items():
             assert tensor is not None
             moved = tensor if self.on_host else fn(tensor)
-            self._buffers[name] = moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+            own_buffers(self)[name] = moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
         return self

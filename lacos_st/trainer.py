@@ -21,10 +21,12 @@ from lacos_st.columns import tie_columns_
 from lacos_st.errors import UserError
 from lacos_st.heap import keep_freed_memory, return_freed_memory
 from lacos_st.transformer import LoRA8bit
+from lacos_st.upstream import overrides
 
 LOSS_FILE = "loss.safetensors"
 
 
+@overrides("_load_from_checkpoint", "_load_best_model", package="transformers")
 class LacosTrainer(SentenceTransformerTrainer):
     """The stock trainer, with the columns of a batch embedded in one pass and a `_load_from_checkpoint` that is safe.
 

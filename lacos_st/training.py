@@ -81,6 +81,7 @@ def train(config: TrainConfig) -> TrainResult:
     from transformers import set_seed
 
     from lacos_st.trainer import NonFiniteLoss
+    from lacos_st.upstream import commit_hash
 
     config = config.resolved()
     folder = RunFolder(Path(config.output))
@@ -90,7 +91,7 @@ def train(config: TrainConfig) -> TrainResult:
     evaluator = _evaluator(config)
     set_seed(config.seed)
     model = build_model(config)
-    config = replace(config, revision=config.revision or getattr(model[0].config, "_commit_hash", None))
+    config = replace(config, revision=config.revision or commit_hash(model[0].config, config.base))
     was_there = folder.path.exists()
     folder.start(config)
     try:

@@ -14,7 +14,7 @@ from typing import Any, Self, cast
 import torch
 from huggingface_hub import save_torch_state_dict
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules.transformer import TRANSFORMER_TASK_DEFAULTS, Transformer
+from sentence_transformers.base.modules.transformer import Transformer
 from sentence_transformers.util import load_dir_path, load_file_path
 from transformers import DataCollatorWithFlattening, PreTrainedConfig, PreTrainedModel
 
@@ -31,12 +31,14 @@ from lacos_st.loading import load_base, read_config, read_named_base
 from lacos_st.pooling import Pooling
 from lacos_st.probes import base_dtype_name, check_base_hash, check_options, embed_probes
 from lacos_st.quantizer import Blockwise8bitConfig
+from lacos_st.upstream import commit_hash, infer_position_offset_, overrides, position_offset, text_modality
 
 ADAPTER_FOLDER = "adapter"
 HUB_KEYS = ("token", "cache_dir", "revision", "local_files_only")
 FLAT_KEYS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx", "ragged_layout")
 
 
+@overrides("_load_config", "_load_model", "_can_flatten_inputs", package="sentence-transformers")
 class LoRA8bit(Transformer):
     """Any decoder or encoder behind transformers' attention interface: base in 8-bit blocks, LoRA, no padding.
 
@@ -119,7 +121,7 @@ class LoRA8bit(Transformer):
             self.base_name = checkpoint.lasting_name(moved_base) if moved_base else self.origin
         self._base_path = resolve(self.base_name) if self._by_reference() else path
         if "modality_config" not in kwargs:
-            kwargs["modality_config"], kwargs["module_output_name"] = TRANSFORMER_TASK_DEFAULTS["feature-extraction"]
+            kwargs["modality_config"], kwargs["module_output_name"] = text_modality()
         with reading(path) if self._manifest else nullcontext():
             self._fill(path, model_kwargs=model_kwargs, **without_remote_code(kwargs))
 
@@ -255,19 +257,16 @@ class LoRA8bit(Transformer):
         if manifest:
             checkpoint.check_adapter_hash(self.model, manifest, Path(folder) / ADAPTER_FOLDER)
 
-    # Flat batches
-
     def _can_flatten_inputs(self) -> bool:
-        if "text" not in self.modality_config or self.backend != "torch":
-            return False
-        if any(params["method"] != "forward" for params in self.modality_config.values()):
+        methods = {params["method"] for params in self.modality_config.values()}
+        if methods != {"forward"} or "text" not in self.modality_config or self.backend != "torch":
             return False
         self.data_collator = DataCollatorWithFlattening(
             return_seq_idx=True, return_flash_attn_kwargs=True, return_position_ids=True
         )
         if self.model_forward_params is not None:
             self.model_forward_params |= set(FLAT_KEYS)
-        self._flatten_position_offset = self._infer_flatten_position_offset()
+        infer_position_offset_(self)
         return True
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -295,7 +294,7 @@ class LoRA8bit(Transformer):
     def _embed(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         if isinstance(self.model, BloomEncoder):
             return super().forward(features, **kwargs)
-        flat, source, layout = flat_features(features, position_offset=getattr(self, "_flatten_position_offset", 0))
+        flat, source, layout = flat_features(features, position_offset=position_offset(self))
         rows, columns = features["input_ids"].shape
         if layout.max_length:
             embedded = super().forward(flat, ragged_layout=layout, **kwargs)[self.module_output_name][0]
@@ -335,7 +334,7 @@ class LoRA8bit(Transformer):
         self.save_config(str(folder))
         if with_base:
             save_torch_state_dict(checkpoint.base_state(self.model), folder, metadata={"format": "pt"})
-        revision = getattr(self.model.config, "_commit_hash", None)
+        revision = commit_hash(self.model.config, self.base_name, cache_dir=self._hub["cache_folder"])
         if self.lora_rank:
             adapters.save_adapter(self.model, folder / ADAPTER_FOLDER, base_name=self.base_name, revision=revision)
         checkpoint.write_probes(embed_probes(self), folder)

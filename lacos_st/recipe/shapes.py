@@ -193,7 +193,8 @@ def shape_of(config: PreTrainedConfig) -> ModelShape:
     import torch
     from torch import nn
     from transformers import AutoModel
-    from transformers.initialization import no_init_weights
+
+    from lacos_st.upstream import no_init_weights
 
     try:
         with torch.device("meta"), no_init_weights():
