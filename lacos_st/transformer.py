@@ -334,7 +334,8 @@ class LoRA8bit(Transformer):
         self.save_config(str(folder))
         if with_base:
             save_torch_state_dict(checkpoint.base_state(self.model), folder, metadata={"format": "pt"})
-        revision = commit_hash(self.model.config, self.base_name, cache_dir=self._hub["cache_folder"])
+        asked = self._manifest.revision if self._manifest and self._by_reference() else self._hub["revision"]
+        revision = commit_hash(self.model.config, self.base_name, revision=asked, cache_dir=self._hub["cache_folder"])
         if self.lora_rank:
             adapters.save_adapter(self.model, folder / ADAPTER_FOLDER, base_name=self.base_name, revision=revision)
         checkpoint.write_probes(embed_probes(self), folder)

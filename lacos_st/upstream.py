@@ -248,14 +248,15 @@ def bloom_block(config: Any, index: int) -> nn.Module:
     return cast(nn.Module, block(config, layer_idx=index))
 
 
-def commit_hash(config: Any, name: str, *, cache_dir: str | None = None) -> str | None:
+def commit_hash(config: Any, name: str, *, revision: str | None = None, cache_dir: str | None = None) -> str | None:
     """The revision on the hub that a configuration came from; None for a folder.
 
     transformers 5.17 writes it into the configuration, 5.23 no longer does: then it is that of the file in the cache.
 
     Args:
-        config: as it was loaded, without a revision asked for.
+        config: as it was loaded.
         name: of the model on the hub.
+        revision: that was asked for: a branch, a tag or a commit; None for the main branch.
         cache_dir: of the hub's files; None for the usual one.
     """
     if known := getattr(config, "_commit_hash", None):
@@ -263,7 +264,11 @@ def commit_hash(config: Any, name: str, *, cache_dir: str | None = None) -> str 
     from huggingface_hub import try_to_load_from_cache
 
     try:
-        file = None if Path(name).exists() else try_to_load_from_cache(name, "config.json", cache_dir=cache_dir)
+        file = (
+            None
+            if Path(name).exists()
+            else try_to_load_from_cache(name, "config.json", cache_dir=cache_dir, revision=revision)
+        )
     except ValueError:  # no hub name
         return None
     return Path(file).parent.name if isinstance(file, str) else None

@@ -229,6 +229,11 @@ def test_the_revision_of_a_hub_model_is_known(tiny_bloom_dir: str, tmp_path: Pat
     (repository / "refs" / "main").write_text("5" * 40)
     config = AutoConfig.from_pretrained("someone/bloom", cache_dir=str(tmp_path))
     assert upstream.commit_hash(config, "someone/bloom", cache_dir=str(tmp_path)) == "5" * 40
+    shutil.copytree(snapshot, repository / "snapshots" / ("7" * 40))
+    (repository / "refs" / "v1").write_text("7" * 40)
+    for revision in ("v1", "7" * 40):
+        config = AutoConfig.from_pretrained("someone/bloom", cache_dir=str(tmp_path), revision=revision)
+        assert upstream.commit_hash(config, "someone/bloom", revision=revision, cache_dir=str(tmp_path)) == "7" * 40
     config._commit_hash = "6" * 40  # as earlier versions of transformers do
     assert upstream.commit_hash(config, "someone/bloom", cache_dir=str(tmp_path)) == "6" * 40
 

@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 LOWEST = dict(
     line.split("==") for line in (ROOT / "tests/lowest.txt").read_text().splitlines() if line and line[0] != "#"
 )
+UNTRIED = {"torch": "2.11"}
+"""Bounds below what CI installs: torch 2.11 and 2.12 come as CUDA builds only; what is used of torch, they document."""
 RANGES = [Requirement(text) for text in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]]
 
 
@@ -22,7 +24,7 @@ def test_the_lowest_versions_are_the_lower_bounds() -> None:
     }
     assert set(bounds) == set(LOWEST)
     for name, bound in bounds.items():
-        lowest = LOWEST[name].split(".")
+        lowest = UNTRIED.get(name, LOWEST[name]).split(".")
         assert [*bound, *["0"] * (len(lowest) - len(bound))] == lowest, name
 
 
