@@ -42,8 +42,10 @@ def lora_layers(model: PreTrainedModel, targets: str | Sequence[str] = "paper") 
 
     Args:
         model: without adapters.
-        targets: "paper": the feed-forward layers and the token embedding (LACoS-BLOOM, section 3); "all-linear": every
-            linear layer; or names, or ends of names, of layers.
+        targets: "paper": the feed-forward layers and the token embedding (LACoS-BLOOM, section 3); "recipe": every
+            linear layer and the token embedding, which in Pythia are query_key_value, dense, dense_h_to_4h,
+            dense_4h_to_h and embed_in (Ziarko et al. 2024, arXiv 2406.04165); "all-linear": every linear layer; or
+            names, or ends of names, of layers.
 
     Raises:
         UserError: the architecture's feed-forward layers are not known, or a name fits no layer.
@@ -53,6 +55,8 @@ def lora_layers(model: PreTrainedModel, targets: str | Sequence[str] = "paper") 
         return linear
     embedding = model.get_input_embeddings()
     embeddings = [name for name, layer in model.named_modules() if layer is embedding]
+    if targets == "recipe":
+        return linear + embeddings
     if targets == "paper":
         ends = FEED_FORWARD.get(model.config.model_type, GATED_FEED_FORWARD)
         found = [name for name in linear if any(re.search(rf"(^|\.){end}$", name) for end in ends)]

@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for benchmarks, which are 
 from benchmarks import bloom_7b1, rows, synthetic  # noqa: E402
 from benchmarks.loading import write_checkpoint  # noqa: E402
 from benchmarks.synthetic import QUICK  # noqa: E402
-from lacos_st.recipe.shapes import published_shape, shape_of  # noqa: E402
+from lacos_st.recipe.published import published_shape  # noqa: E402
+from lacos_st.recipe.shapes import shape_of  # noqa: E402
 
 
 def test_the_shape_is_the_published_one() -> None:

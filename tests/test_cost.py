@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from lacos_st.adapters import lora_layers
 from lacos_st.errors import UserError
 from lacos_st.recipe.cost import Method, Workload, attention_flops, parameters, training_flops, useful_flops
-from lacos_st.recipe.shapes import PUBLISHED, lora_targets, published, published_shape, shape_of
+from lacos_st.recipe.published import PUBLISHED, published, published_shape
+from lacos_st.recipe.shapes import lora_targets, shape_of
 
 TOLERANCE = 0.02
 ARCHITECTURES = ("bloom", "gpt_neox", "llama", "bert", "qwen3", "gemma", "distilbert")
@@ -99,7 +100,13 @@ def test_lora_goes_where_the_adapters_go(architecture: str) -> None:
     shape = shape_of(config)
     if architecture == "bert":
         model.pooler = None
-    for targets in ("paper", "all-linear", [shape.linears[0].name.rpartition(".")[2]], [shape.embedding_name]):
+    for targets in (
+        "paper",
+        "recipe",
+        "all-linear",
+        [shape.linears[0].name.rpartition(".")[2]],
+        [shape.embedding_name],
+    ):
         layers, on_embedding = lora_targets(shape, targets)
         names = [layer.name for layer in layers] + [shape.embedding_name] * on_embedding
         assert sorted(names) == sorted(lora_layers(model, targets)), targets
@@ -148,7 +155,7 @@ def test_hand_arithmetic_for_pythia_70m() -> None:
     assert training_flops(shape, workload, method="full").paper == 6 * n * tokens
     biases = 6 * (9 * 512 + 2 * 512) + 512
     assert training_flops(shape, workload, method="bias").paper == (4 * n + 2 * biases) * tokens
-    trained = 3 * (12 * 512**2 + 13 * 512) + 512
+    trained = 3 * (12 * 512**2 + 13 * 512) + 2 * 512
     frozen = training_flops(shape, workload, method="freeze", frozen_blocks=3).paper
     assert frozen == (2 * n + 4 * trained) * tokens
     adapters = 6 * 8 * (3 * 512 + 512 + 512 + 512 + 5 * 512 + 5 * 512)  # qkv, dense, both of the feed-forward part

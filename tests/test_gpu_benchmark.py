@@ -73,7 +73,7 @@ def test_stored_weights_have_the_spread_of_the_float_ones() -> None:
 
 
 def test_sizes_are_the_published_ones() -> None:
-    from lacos_st.recipe.shapes import PUBLISHED
+    from lacos_st.recipe.published import PUBLISHED
 
     for size in gpu_models.SIZES:
         _, expected = PUBLISHED[f"bloom-{size.name}"]

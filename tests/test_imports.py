@@ -63,6 +63,9 @@ ALLOWED = {
     "probes": {"checkpoint", "errors", "pooling"},
     "recipe": set(),
     "recipe.shapes": {"errors", "upstream"},
+    "recipe.shapes": {"errors"},
+    "recipe.published": {"errors", "recipe.shapes"},
+    "recipe.units": {"errors"},
     "recipe.cost": {"errors", "recipe.shapes"},
 }
 MODULES = {"blockwise", "linear", "quantizer", "attention", "bloom", "adapters", "checkpoint", "transformer", "pooling"}

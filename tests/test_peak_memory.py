@@ -21,7 +21,8 @@ from lacos_st.recipe.check import HELD, checked, job_of
 from lacos_st.recipe.fit import advice, smaller, table
 from lacos_st.recipe.job import Job
 from lacos_st.recipe.memory import largest_batch, predict
-from lacos_st.recipe.shapes import published_shape, shape_of
+from lacos_st.recipe.published import published_shape
+from lacos_st.recipe.shapes import shape_of
 from lacos_st.recipe.units import parse_bytes, show_bytes
 from lacos_st.settings import TrainConfig
 

@@ -17,7 +17,8 @@ def memory(arguments: argparse.Namespace) -> None:
     from lacos_st.loading import read_config
     from lacos_st.recipe.fit import table
     from lacos_st.recipe.job import METHODS, Job
-    from lacos_st.recipe.shapes import published, shape_of
+    from lacos_st.recipe.published import published
+    from lacos_st.recipe.shapes import shape_of
     from lacos_st.recipe.units import parse_bytes
 
     budget = None if arguments.budget is None else parse_bytes(arguments.budget)

@@ -127,13 +127,13 @@ def parameters(
 
 
 def _after(shape: ModelShape, blocks: int, *, products_only: bool) -> int:
-    """Parameters of all but the first blocks, norms shared out evenly between blocks; embeddings left out."""
+    """Parameters of all but the first blocks and what comes before them: embeddings, and a norm of theirs."""
     later = [layer for layer in shape.linears if layer.block is None or layer.block >= blocks]
     weights = sum(layer.weights for layer in later)
     if products_only:
         return weights
     biases = sum(layer.outputs for layer in later if layer.biased)
-    return weights + biases + shape.norms * (shape.layers - blocks) // shape.layers
+    return weights + biases + shape.block_norms * (shape.layers - blocks) + shape.last_norms
 
 
 def attention_flops(shape: ModelShape, token_pairs: float, *, causal_half: float | None = None) -> float:

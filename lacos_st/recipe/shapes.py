@@ -5,61 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from lacos_st.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-OWNERS = ("bigscience", "EleutherAI")
-"""Who published the models of `PUBLISHED` on the hub."""
-
-BLOOM_VOCABULARY = 250_880
-PUBLISHED: dict[str, tuple[str, dict[str, int]]] = {
-    # hidden, layers, heads: config.json of bigscience/bloom-*; Le Scao et al. 2022 (arXiv 2211.05100), table 3
-    **{
-        f"bloom-{size}": (
-            "bloom",
-            {"vocab_size": BLOOM_VOCABULARY, "hidden_size": hidden, "n_layer": layers, "n_head": heads},
-        )
-        for size, hidden, layers, heads in (
-            ("560m", 1024, 24, 16),
-            ("1b1", 1536, 24, 16),
-            ("1b7", 2048, 24, 16),
-            ("3b", 2560, 30, 32),
-            ("7b1", 4096, 30, 32),
-        )
-    },
-    # config.json of EleutherAI/pythia-*; Biderman et al. 2023 (arXiv 2304.01373), table 1
-    **{
-        f"pythia-{size}": (
-            "gpt_neox",
-            {
-                "vocab_size": vocabulary,
-                "hidden_size": hidden,
-                "num_hidden_layers": layers,
-                "num_attention_heads": heads,
-                "intermediate_size": 4 * hidden,
-                "max_position_embeddings": 2048,
-            },
-        )
-        for size, hidden, layers, heads, vocabulary in (
-            ("14m", 128, 6, 4, 50_304),
-            ("31m", 256, 6, 8, 50_304),
-            ("70m", 512, 6, 8, 50_304),
-            ("160m", 768, 12, 12, 50_304),
-            ("410m", 1024, 24, 16, 50_304),
-            ("1b", 2048, 16, 8, 50_304),
-            ("1.4b", 2048, 24, 16, 50_304),
-            ("2.8b", 2560, 32, 32, 50_304),
-            ("6.9b", 4096, 32, 32, 50_432),
-            ("12b", 5120, 36, 40, 50_688),
-        )
-    },
-}
-"""Model type and configuration of published sizes, so that planning for them needs no network."""
 
 POST_NORM = ("bert", "distilbert", "roberta", "xlm-roberta")
 """Types whose norms follow the residual sums."""
@@ -108,7 +59,9 @@ class ModelShape:
         other_embeddings: positions and token types.
         linears: every linear layer, in the model's order.
         norms: weights and biases of all norms.
-        norm_biases: those of them that are biases.
+        block_norms: those of them in each block.
+        last_norms: those of them after the last block.
+        norm_biases: those of `norms` that are biases.
         qk_norm: queries and keys are normalised head by head (Qwen3).
         parallel: attention and feed-forward part read the block's same input (GPT-NeoX).
         post_norm: norms come after the residual sums (BERT).
@@ -130,6 +83,8 @@ class ModelShape:
     other_embeddings: int
     linears: tuple[LinearShape, ...]
     norms: int
+    block_norms: int
+    last_norms: int
     norm_biases: int
     qk_norm: bool
     parallel: bool
@@ -169,17 +124,6 @@ class ModelShape:
         return self.token_embedding + self.without_embedding
 
 
-def published(name: str) -> PreTrainedConfig | None:
-    """The configuration of a published BLOOM or Pythia, with or without its owner's name; None for any other name."""
-    owner, _, short = name.rpartition("/")
-    if short not in PUBLISHED or owner not in ("", *OWNERS):
-        return None
-    from transformers import AutoConfig
-
-    model_type, sizes = PUBLISHED[short]
-    return AutoConfig.for_model(model_type, dtype="float16", **sizes)
-
-
 def shape_of(config: PreTrainedConfig) -> ModelShape:
     """The shape of the encoder that a configuration describes; no weight is read or allocated.
 
@@ -206,7 +150,7 @@ def shape_of(config: PreTrainedConfig) -> ModelShape:
     if not heads or not isinstance(embedding, nn.Embedding):
         raise UserError(f"{type(model).__name__} has no attention heads or no token embedding: no model of text")
     linears: list[LinearShape] = []
-    norms = norm_biases = others = counted = 0
+    norms = block_norms = last_norms = norm_biases = others = counted = 0
     embedding_name = ""
     for name, module in model.named_modules():
         own = {key: parameter.numel() for key, parameter in module.named_parameters(recurse=False)}
@@ -222,6 +166,10 @@ def shape_of(config: PreTrainedConfig) -> ModelShape:
         elif "norm" in type(module).__name__.lower():
             norms += sum(own.values())
             norm_biases += own.get("bias", 0)
+            if _block_number(name) == 0:
+                block_norms += sum(own.values())
+            elif _block_number(name) is None and linears:
+                last_norms += sum(own.values())
         else:
             continue
         counted += sum(own.values())
@@ -245,6 +193,8 @@ def shape_of(config: PreTrainedConfig) -> ModelShape:
         other_embeddings=others,
         linears=tuple(linears),
         norms=norms,
+        block_norms=block_norms,
+        last_norms=last_norms,
         norm_biases=norm_biases,
         qk_norm=any(name.endswith(".q_norm") for name, _ in model.named_modules()),
         parallel=bool(getattr(config, "use_parallel_residual", False)),
@@ -267,13 +217,17 @@ def _first(config: PreTrainedConfig, *names: str) -> float:
     return float(next((value for name in names if (value := getattr(config, name, None)) is not None), 0.0))
 
 
-def _linear(name: str, layer: Any) -> LinearShape:
+def _block_number(name: str) -> int | None:
     number = re.search(r"\.(\d+)\.", name)
+    return int(number[1]) if number else None
+
+
+def _linear(name: str, layer: Any) -> LinearShape:
     return LinearShape(
         name=name,
         inputs=int(layer.in_features),
         outputs=int(layer.out_features),
-        block=int(number[1]) if number else None,
+        block=_block_number(name),
         part="attention" if re.search(r"attn|attention", name) else "feed_forward",
         biased=layer.bias is not None,
     )
@@ -284,8 +238,8 @@ def lora_targets(shape: ModelShape, targets: str | Sequence[str] = "paper") -> t
 
     Args:
         shape: of the base.
-        targets: "paper" (feed-forward layers and token embedding; LACoS-BLOOM, section 3), "all-linear", or names, or
-            ends of names, of layers.
+        targets: "paper" (feed-forward layers and token embedding; LACoS-BLOOM, section 3), "recipe" (every linear layer
+            and the token embedding), "all-linear", or names, or ends of names, of layers.
 
     Raises:
         UserError: a name fits no layer.
@@ -293,8 +247,8 @@ def lora_targets(shape: ModelShape, targets: str | Sequence[str] = "paper") -> t
     wanted = (targets,) if isinstance(targets, str) else tuple(targets)
     if wanted == ("paper",):
         return tuple(layer for layer in shape.linears if layer.part == "feed_forward"), True
-    if wanted == ("all-linear",):
-        return shape.linears, False
+    if wanted in (("all-linear",), ("recipe",)):
+        return shape.linears, wanted == ("recipe",)
     chosen: dict[str, LinearShape] = {}
     embedding = False
     for target in wanted:
@@ -309,16 +263,3 @@ def lora_targets(shape: ModelShape, targets: str | Sequence[str] = "paper") -> t
 
 def _ends(name: str, end: str) -> bool:
     return name == end or name.endswith("." + end)
-
-
-@cache
-def published_shape(name: str) -> ModelShape:
-    """The shape of a published size, such as "bloom-7b1".
-
-    Raises:
-        UserError: the name is not in `PUBLISHED`.
-    """
-    config = published(name)
-    if config is None:
-        raise UserError(f"{name!r} is no published size known here: expected one of {', '.join(PUBLISHED)}")
-    return shape_of(config)
