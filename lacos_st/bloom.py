@@ -63,7 +63,7 @@ class LeanBloomBlock(nn.Module):
         """The weights for `run_layer`; None where it cannot be used."""
         attention, norms = self.self_attention, (self.input_layernorm, self.post_attention_layernorm)
         dropout = self.training and (self.hidden_dropout or attention.attention_dropout.p)
-        if dropout or self.post_layernorm_residual or any(norm.weight.requires_grad for norm in norms):
+        if dropout or self.post_layernorm_residual or any(p.requires_grad for norm in norms for p in norm.parameters()):
             return None
         layers = (attention.query_key_value, attention.dense, self.mlp.dense_h_to_4h, self.mlp.dense_4h_to_h)
         products = [frozen_product(layer, training=self.training) for layer in layers]

@@ -164,12 +164,12 @@ def base_hash(model: nn.Module) -> str:
 
     Floats count as float32, so that a cast which loses nothing changes nothing.
     """
-    return _hash(base_state(model))
+    return tensors_hash(base_state(model))
 
 
 def adapter_hash(model: nn.Module) -> str:
     """SHA-256 (hex) of the adapter's tensors, as `base_hash` of the base's."""
-    return _hash({name: tensor for name, tensor in model.state_dict().items() if ".lora_" in name})
+    return tensors_hash({name: tensor for name, tensor in model.state_dict().items() if ".lora_" in name})
 
 
 def check_adapter_hash(model: nn.Module, manifest: Manifest, folder: Path) -> None:
@@ -186,7 +186,8 @@ def check_adapter_hash(model: nn.Module, manifest: Manifest, folder: Path) -> No
         )
 
 
-def _hash(tensors: dict[str, torch.Tensor]) -> str:
+def tensors_hash(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 (hex) of tensors and their names, in the order of these; floats count as float32."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         plain = tensor.detach().float() if tensor.is_floating_point() else tensor.detach()

@@ -1,4 +1,4 @@
-"""The four methods: which rows, which weights and which loss each of them trains."""
+"""The six methods: which rows, which weights and which loss each of them trains."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _split(rows: Dataset, wanted: int) -> tuple[Dataset, Dataset | None]:
 
 
 def build_model(config: TrainConfig) -> SentenceTransformer:
-    """The encoder to be trained: 8-bit base (lacos), float base (lora), each with fresh adapters, or neither.
+    """The encoder to be trained: with fresh adapters on an 8-bit (lacos) or float base (lora); else its own weights.
 
     Raises:
         UserError: the base cannot be used.
@@ -77,6 +77,7 @@ def build_model(config: TrainConfig) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
 
     from lacos_st.adapters import check_frozen
+    from lacos_st.freezing import freeze_blocks_, train_biases_
     from lacos_st.pooling import Pooling
     from lacos_st.transformer import BloomLoRA8bit, LoRA8bit, encoder
 
@@ -104,6 +105,10 @@ def build_model(config: TrainConfig) -> SentenceTransformer:
         module = cast(LoRA8bit, encoder(config.base, device="cpu", **options)[0])
     else:
         module = BloomLoRA8bit(config.base, alibi=config.alibi, **options)
+    if config.frozen_blocks is not None:
+        freeze_blocks_(module.model, config.frozen_blocks)
+    if config.method == "bias":
+        train_biases_(module.model)
     if config.gradient_checkpointing:
         _checkpoint_activations_(module.model)
     pooling = Pooling(module.get_embedding_dimension(), pooling_mode=config.pooling)
@@ -119,6 +124,7 @@ def _checkpoint_activations_(model: PreTrainedModel) -> None:
     """Recompute activations in the backward; on the model itself, as the trainer's way does not know modules."""
     new_name = getattr(model, "activation_checkpointing_enable", None)  # older releases lack it
     (new_name or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    model.disable_input_require_grads()  # they would flow through frozen first blocks
 
 
 def build_loss(config: TrainConfig, model: SentenceTransformer) -> nn.Module:
@@ -133,6 +139,9 @@ def build_loss(config: TrainConfig, model: SentenceTransformer) -> nn.Module:
         dimension = model.get_embedding_dimension()
         assert dimension is not None
         return SoftmaxLoss(model, dimension, num_labels=3)
+    options: dict[str, Any] = {"scale": config.scale}
+    if config.symmetric:
+        options |= {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
     if config.mini_batch_size is not None:
-        return CachedMultipleNegativesRankingLoss(model, scale=config.scale, mini_batch_size=config.mini_batch_size)
-    return MultipleNegativesRankingLoss(model, scale=config.scale)
+        return CachedMultipleNegativesRankingLoss(model, mini_batch_size=config.mini_batch_size, **options)
+    return MultipleNegativesRankingLoss(model, **options)

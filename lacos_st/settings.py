@@ -14,16 +14,12 @@ from typing import Any, Literal, cast
 
 from lacos_st.errors import UserError
 from lacos_st.options import build_options, option, read_yaml, required
+from lacos_st.presets import PRESETS, fill
 
-Method = Literal["lacos", "lora", "full", "sbert"]
+Method = Literal["lacos", "lora", "full", "freeze", "bias", "sbert"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Pooling = Literal["mean", "weightedmean", "lasttoken", "cls", "max", "mean_sqrt_len_tokens"]
 
-# lacos, lora: the highest of the paper's grid {1e-4, 2e-5, 5e-5}, as adapters bear more than whole models do.
-# full: the paper gives no rate for its full fine-tuning; 2e-5 is the one of its grid that SBERT uses too.
-# sbert: Reimers & Gurevych 2019, section 3.1.
-DEFAULT_LR: dict[str, float] = {"lacos": 1e-4, "lora": 1e-4, "full": 2e-5, "sbert": 2e-5}
-PAPER_RANK = 4  # the best rank at 560m
 ADAPTER_METHODS = ("lacos", "lora")
 RUN_CONTROL = (
     "overwrite",
@@ -38,7 +34,8 @@ class TrainConfig:
     """Every option of `lacos-st train`; what each one means stands in its `help`, which the command line shows too.
 
     The defaults are the paper's (arXiv 2305.06404) where it names a value. It prints no temperature in its equation
-    (2): `scale` is that of the stock MultipleNegativesRankingLoss, cosines times 20.
+    (2): `scale` is that of the stock MultipleNegativesRankingLoss, cosines times 20. Another preset fills in its own
+    values where none are given; that is `from_mapping`'s work, which knows what was given.
     """
 
     base: str = required("the model to start from: a hub name, a folder, or an embedded model (bloom-nano, bert-nano)")
@@ -46,18 +43,29 @@ class TrainConfig:
     output: str = required("the run's folder: model/, checkpoints/, train.yaml and log.jsonl are written into it")
     method: Method = option(
         "lacos",
-        "lacos: 8-bit base + LoRA; lora: float base + LoRA; full: every weight; these three with in-batch negatives. "
-        "sbert: every weight, softmax over three NLI classes (the baseline)",
+        "lacos: 8-bit base + LoRA; lora: float base + LoRA; full: every weight; freeze: all but the embeddings and the "
+        "first frozen_blocks; bias: biases only; these with in-batch negatives. sbert: every weight, softmax over "
+        "three NLI classes (the baseline)",
+    )
+    preset: Literal["paper", "recipe"] = option(
+        "paper",
+        "whose values stand where none are given: paper (LACoS-BLOOM, arXiv 2305.06404), recipe (the compute-optimal "
+        "recipe, arXiv 2406.04165: symmetric loss, scale 40, batch 1024, cosine decay, learning rate by size, ...)",
     )
     revision: str | None = option(None, "revision of a base from the hub")
 
     pooling: Pooling = option("mean", "how token embeddings become one sentence embedding")
     max_seq_length: int | None = option(None, "tokens kept of a sentence; none: what the base allows")
-    lora_rank: int | None = option(None, f"rank of the adapters; none: {PAPER_RANK} (lacos, lora)")
+    lora_rank: int | None = option(
+        None, "rank of the adapters (lacos, lora); none: the preset's, 4 (paper) or 128 (recipe)"
+    )
     lora_alpha: float | None = option(None, "adapters are scaled by alpha/rank; none: alpha = rank")
     lora_dropout: float = option(0.0, "dropout before the adapters")
-    lora_targets: tuple[str, ...] = option(("paper",), "layers with adapters: paper, all-linear, or their names")
+    lora_targets: tuple[str, ...] = option(
+        ("paper",), "layers with adapters: paper (feed-forward and embedding), recipe (all), all-linear, or names"
+    )
     adapter_dtype: Literal["float32", "bfloat16"] = option("float32", "dtype of the adapters")
+    frozen_blocks: int | None = option(None, "first blocks that stay as they are, beside the embeddings (freeze)")
     code: Literal["dynamic", "linear"] = option("dynamic", "8-bit code of the base (lacos)")
     block_size: int = option(256, "weights per absmax (lacos)")
     alibi: Literal["exact", "reference"] = option("exact", "how BLOOM's position bias is computed")
@@ -65,8 +73,11 @@ class TrainConfig:
     dtype: Dtype = option("float32", "dtype of the weights that are not stored in 8 bit")
 
     scale: float = option(20.0, "factor on the cosines in the loss, 1/temperature (not sbert)")
+    symmetric: bool = option(False, "also rank anchors for each positive: the mean of both directions (not sbert)")
     optimizer: Literal["adam8bit", "adamw"] = option("adam8bit", "adam8bit: 8-bit Adam of bitsandbytes")
-    lr: float | None = option(None, "peak learning rate; none: 1e-4 (lacos, lora), 2e-5 (full, sbert)")
+    lr: float | None = option(
+        None, "peak learning rate; none: the preset's for the method, in recipe also for the size"
+    )
     batch_size: int = option(32, "pairs in a batch: each one sees batch_size - 1 negatives")
     epochs: float = option(1.0, "passes over the data")
     max_steps: int | None = option(None, "stop after so many steps, whatever epochs says")
@@ -103,12 +114,12 @@ class TrainConfig:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, source: str = "options") -> TrainConfig:
-        """Check names and types, converting text to numbers (YAML 1.1 reads `1e-4` as text).
+        """Fill in the preset's values, check names and types, convert text to numbers (YAML 1.1 reads `1e-4` as text).
 
         Raises:
             UserError: A key is unknown, a required one is missing, or a value is not of the option's type.
         """
-        return cast(TrainConfig, build_options(cls, values, source=source))
+        return cast(TrainConfig, build_options(cls, fill(values), source=source))
 
     @classmethod
     def from_yaml(cls, path: str | Path, **overrides: Any) -> TrainConfig:
@@ -125,21 +136,34 @@ class TrainConfig:
         return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
     def resolved(self) -> TrainConfig:
-        """The same run with the method's defaults filled in.
+        """The same run with the method's defaults filled in; `lr` stays None where it depends on the base's size.
 
         Raises:
             UserError: The options contradict each other or a number is out of range.
         """
         adapters = self.method in ADAPTER_METHODS
-        rank = (PAPER_RANK if adapters else 0) if self.lora_rank is None else self.lora_rank
+        preset = PRESETS[self.preset]
+        if self.method not in preset.lr:
+            known = ", ".join(sorted(preset.lr))
+            raise UserError(f"preset {self.preset} says nothing of method {self.method}: choose another, or {known}")
+        rank = (preset.lora_rank if adapters else 0) if self.lora_rank is None else self.lora_rank
         if adapters and rank < 1:
             raise UserError(f"lora_rank is {rank} for method {self.method}, which trains adapters only: give 1 or more")
         if not adapters and rank != 0:
-            raise UserError(f"method {self.method} trains every weight: leave out lora_rank ({rank}), or use lora")
+            raise UserError(f"method {self.method} has no adapters: leave out lora_rank ({rank}), or use lora")
+        if (self.method == "freeze") != (self.frozen_blocks is not None):
+            raise UserError(
+                f"method {self.method} freezes no blocks: leave out frozen_blocks ({self.frozen_blocks}), or use freeze"
+                if self.frozen_blocks is not None
+                else "method freeze needs frozen_blocks: 0 freezes the embeddings alone; the recipe paper froze as few "
+                "as possible up to 160M parameters, and half to 70 % of them at 1B"
+            )
         if self.method == "sbert" and self.mini_batch_size is not None:
             raise UserError(
                 "mini_batch_size is for in-batch negatives, sbert has none: leave it out, or lower batch_size"
             )
+        if self.method == "sbert" and self.symmetric:
+            raise UserError("symmetric is for in-batch negatives, sbert has none: leave it out")
         if self.embedding_device is not None and self.method != "lacos":
             raise UserError(f"embedding_device is for a token embedding in 8 bits: method {self.method} has none")
         if self.overwrite and self.resume:
@@ -148,15 +172,15 @@ class TrainConfig:
             raise UserError("best is 'sts' but there is no eval_sts: name a file of graded pairs")
         if self.best == "loss" and self.eval_sts is not None and self.eval_rows == 0 and not self.eval_data:
             raise UserError("best is 'loss' but there are no validation rows: set best to 'sts', or eval_rows above 0")
-        lr = DEFAULT_LR[self.method] if self.lr is None else self.lr
+        lr = preset.lr[self.method] if self.lr is None else self.lr
         config = dataclasses.replace(self, lora_rank=rank, lr=lr)
         for name, low in _AT_LEAST.items():
             value = getattr(config, name)
             if value is not None and not (value >= low and value < float("inf")):
                 raise UserError(f"{name} is {value}: expected {low} or more")
         for name in ("lr", "scale", "epochs"):
-            if not 0 < getattr(config, name) < float("inf"):
-                raise UserError(f"{name} is {getattr(config, name)}: expected a number above 0")
+            if (value := getattr(config, name)) is not None and not 0 < value < float("inf"):
+                raise UserError(f"{name} is {value}: expected a number above 0")
         return config
 
 
@@ -172,5 +196,6 @@ _AT_LEAST = {
     "weight_decay": 0,
     "max_grad_norm": 0,
     "max_seq_length": 1,
+    "frozen_blocks": 0,
     "seed": 0,
 }

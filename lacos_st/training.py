@@ -1,4 +1,4 @@
-"""`train`: one run of any of the four methods, on the stock trainer, losses and evaluators."""
+"""`train`: one run of any of the six methods, on the stock trainer, losses and evaluators."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
 from lacos_st.methods import build_loss, build_model, load_rows
+from lacos_st.presets import described, learning_rate
 from lacos_st.runs import RunFolder
 from lacos_st.settings import ADAPTER_METHODS, TrainConfig
 from lacos_st.sts import load_tasks
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 
+    from lacos_st.recipe.shapes import ModelShape
     from lacos_st.transformer import LoRA8bit
 
 logger = logging.getLogger(__name__)
@@ -67,9 +70,9 @@ class TrainResult:
 def train(config: TrainConfig) -> TrainResult:
     """Train a sentence encoder and save it to `config.output/model`.
 
-    lacos, lora and full minimise the stock MultipleNegativesRankingLoss over pairs (anchor, positive); sbert the stock
-    SoftmaxLoss over NLI rows of three classes. Everything that can be refused is refused before the output folder is
-    touched; the model appears in it whole or not at all.
+    lacos, lora, full, freeze and bias minimise the stock MultipleNegativesRankingLoss over pairs (anchor, positive),
+    sbert the stock SoftmaxLoss over NLI rows of three classes. Everything that can be refused is refused before the
+    output folder is touched; the model appears in it whole or not at all.
 
     Args:
         config: every option; `train.yaml` in the output folder is the one that reproduces the run.
@@ -84,10 +87,12 @@ def train(config: TrainConfig) -> TrainResult:
     from lacos_st.upstream import commit_hash
 
     config = config.resolved()
+    shape = _shape(config)
+    config = _with_rate(config, shape)
     folder = RunFolder(Path(config.output))
     folder.check(config)
     train_rows, eval_rows = load_rows(config)
-    config = _within_memory(config, train_rows)
+    config = _within_memory(config, shape, train_rows)
     evaluator = _evaluator(config)
     set_seed(config.seed)
     model = build_model(config)
@@ -105,21 +110,37 @@ def train(config: TrainConfig) -> TrainResult:
     return result
 
 
-def _within_memory(config: TrainConfig, rows: Dataset) -> TrainConfig:
+def _shape(config: TrainConfig) -> ModelShape:
+    """Of the base."""
+    from lacos_st.loading import read_config
+    from lacos_st.recipe.shapes import shape_of
+
+    return shape_of(read_config(resolve(config.base), **_hub(config)))
+
+
+def _hub(config: TrainConfig) -> dict[str, str]:
+    return {} if config.revision is None else {"revision": config.revision}
+
+
+def _with_rate(config: TrainConfig, shape: ModelShape) -> TrainConfig:
+    """The run with its learning rate, where that depends on the base's size; and a line of log on its preset."""
+    nearest = None
+    if config.lr is None:
+        lr, nearest = learning_rate(shape.without_embedding)
+        config = replace(config, lr=lr)
+    logger.info("%s", described(config, adapters=config.method in ADAPTER_METHODS, nearest=nearest))
+    return config
+
+
+def _within_memory(config: TrainConfig, shape: ModelShape, rows: Dataset) -> TrainConfig:
     """`recipe.check.checked` for this base, these rows and this machine."""
     import torch
 
-    from lacos_st.embedded import resolve
-    from lacos_st.loading import read_config
     from lacos_st.recipe.check import checked
     from lacos_st.recipe.machine import available_bytes
-    from lacos_st.recipe.shapes import shape_of
 
-    hub = {} if config.revision is None else {"revision": config.revision}
-    path = resolve(config.base)
-    shape = shape_of(read_config(path, **hub))
     device = "cuda" if torch.cuda.is_available() and not config.cpu else "cpu"
-    sides = _lengths(path, rows, most=config.max_seq_length, **hub)
+    sides = _lengths(resolve(config.base), rows, most=config.max_seq_length, **_hub(config))
     return checked(config, shape, sides, device=device, available=available_bytes(device))
 
 
@@ -145,15 +166,14 @@ def _run(
     eval_rows: Dataset | None,
     evaluator: EmbeddingSimilarityEvaluator | None,
 ) -> TrainResult:
-    from lacos_st.checkpoint import base_hash
+    from lacos_st.freezing import frozen_hash
     from lacos_st.trainer import LacosTrainer, LossWeights, RunLog, StopOnNonFinite, check_checkpoint
 
     checkpoint = folder.last_checkpoint() if config.resume else None
     if checkpoint is not None:
         check_checkpoint(checkpoint)
-    frozen = config.method in ADAPTER_METHODS
     base = cast("LoRA8bit", model[0]).model
-    hash_before = base_hash(base) if frozen else None
+    hash_before = frozen_hash(base)
     loss = build_loss(config, model)
     trainer = LacosTrainer(
         model=model,
@@ -169,8 +189,8 @@ def _run(
     start = time.perf_counter()
     output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.perf_counter() - start
-    if frozen and base_hash(base) != hash_before:
-        raise RuntimeError(f"training changed the frozen base of {config.base}: nothing was saved; please report this")
+    if frozen_hash(base) != hash_before:
+        raise RuntimeError(f"training changed frozen weights of {config.base}: nothing was saved; please report this")
     model.eval()
     _save(model, folder)
     return TrainResult(

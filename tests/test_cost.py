@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from lacos_st.adapters import lora_layers
 from lacos_st.errors import UserError
+from lacos_st.methods import _checkpoint_activations_
 from lacos_st.recipe.cost import Method, Workload, attention_flops, parameters, training_flops, useful_flops
 from lacos_st.recipe.published import PUBLISHED, published, published_shape
 from lacos_st.recipe.shapes import lora_targets, shape_of
@@ -33,15 +34,28 @@ def configuration(architecture: str, **changes: Any) -> PreTrainedConfig:
     return AutoConfig.for_model(architecture, **{**sizes, **changes})
 
 
-def counted(config: PreTrainedConfig, method: Method, *, training: bool, frozen_blocks: int = 0) -> int:
+def counted(
+    config: PreTrainedConfig,
+    method: Method,
+    *,
+    training: bool,
+    frozen_blocks: int = 0,
+    checkpointing: bool = False,
+    cached: bool = False,
+) -> int:
     """FLOP that torch counts for ROWS sentences of LENGTH tokens in transformers' own model, without any arithmetic."""
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModel.from_config(config)
-        if hasattr(model, "pooler"):
-            model.pooler = None
-        prepare(model, method, frozen_blocks)
-        ids = torch.zeros(ROWS, LENGTH, dtype=torch.long)
+    config._attn_implementation = "eager"  # the products of a fused kernel are not all counted
+    model: PreTrainedModel = AutoModel.from_config(config).train()
+    if hasattr(model, "pooler"):
+        model.pooler = None
+    prepare(model, method, frozen_blocks)
+    if checkpointing:
+        _checkpoint_activations_(model)
+    ids = torch.zeros(ROWS, LENGTH, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
+        if cached:  # as GradCache does, before it embeds each mini-batch once more with gradients
+            with torch.no_grad():
+                model(input_ids=ids)
         hidden = model(input_ids=ids).last_hidden_state
         if training:
             hidden.sum().backward()
@@ -90,6 +104,26 @@ def test_training_is_what_a_profiler_counts(architecture: str, method: Method) -
         expected -= 2 * 3 * 128 * 128 * workload.tokens
     measured = counted(config, method, training=True, frozen_blocks=frozen)
     assert measured == pytest.approx(expected, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("architecture", ["bloom", "gpt_neox", "llama", "bert"])
+@pytest.mark.parametrize("method", ["full", "lora", "bias", "freeze"])
+def test_recomputation_is_what_a_profiler_counts(architecture: str, method: Method) -> None:
+    """Of checkpointing and of a cached loss, one upon the other."""
+    config = configuration(architecture, num_hidden_layers=4)
+    shape = shape_of(config)
+    if method == "bias" and not shape.biases:
+        pytest.skip(f"{architecture} has no biases")
+    frozen = 2 if method == "freeze" else 0
+    workload = Workload.of([LENGTH] * ROWS)
+    plain = counted(config, method, training=True, frozen_blocks=frozen)
+    again = counted(config, method, training=True, frozen_blocks=frozen, checkpointing=True, cached=True)
+    whole = parameters(shape, method, rank=8, frozen_blocks=frozen)
+    products = parameters(shape, method, rank=8, frozen_blocks=frozen, products_only=True)
+    others = whole.forward - products.forward  # norms, biases and positions, which the paper counts as if in products
+    others += whole.backward - products.backward
+    cost = training_flops(shape, workload, method=method, rank=8, frozen_blocks=frozen, checkpointing=True, cached=True)
+    assert again - plain == pytest.approx(cost.recomputation - 2 * others * workload.tokens, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

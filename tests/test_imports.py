@@ -63,9 +63,10 @@ ALLOWED = {
     "probes": {"checkpoint", "errors", "pooling"},
     "recipe": set(),
     "recipe.shapes": {"errors", "upstream"},
-    "recipe.shapes": {"errors"},
     "recipe.published": {"errors", "recipe.shapes"},
     "recipe.units": {"errors"},
+    "presets": set(),
+    "freezing": {"checkpoint", "errors", "recipe.shapes"},
     "recipe.cost": {"errors", "recipe.shapes"},
 }
 MODULES = {"blockwise", "linear", "quantizer", "attention", "bloom", "adapters", "checkpoint", "transformer", "pooling"}

@@ -73,14 +73,19 @@ def kept_in_fact(config: PreTrainedConfig, folder: Path, method: str, **options:
 
 
 @pytest.mark.parametrize("architecture", ["bloom", "gpt_neox", "llama", "qwen3", "bert"])
-@pytest.mark.parametrize("method", ["full", "lora", "lacos"])
+@pytest.mark.parametrize("method", ["full", "lora", "lacos", "freeze", "bias"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_what_a_block_keeps(architecture: str, method: str, checkpointing: bool, tmp_path: Path) -> None:
     """The difference that one more block makes."""
+    if method == "bias" and not shape_of(configuration(architecture)).biases:
+        pytest.skip(f"{architecture} has no biases")
+    options: dict[str, Any] = {"gradient_checkpointing": checkpointing} | (
+        {"frozen_blocks": 1} if method == "freeze" else {}
+    )
     saved = []
     for layers in (LAYERS, LAYERS + 1):
         config = configuration(architecture, layers=layers)
-        saved.append(kept_in_fact(config, tmp_path / str(layers), method, gradient_checkpointing=checkpointing))
+        saved.append(kept_in_fact(config, tmp_path / str(layers), method, **options))
     job = Job(method=method, length=LENGTH, checkpointing=checkpointing, block_size=64)  # type: ignore[arg-type]
     expected = kept_per_token(shape_of(configuration(architecture)), job)
     assert (saved[1] - saved[0]) / 4 / SENTENCES / LENGTH == pytest.approx(expected, rel=0.03)
@@ -160,7 +165,7 @@ def test_advice_names_what_helps_and_only_that() -> None:
 
 def test_the_table_has_a_row_for_each_way() -> None:
     lines = table(published_shape("bloom-560m"), Job(method="lacos"), budget_bytes=2 * GIB)
-    assert [line.split("  ")[0] for line in lines[1:11]] == [
+    assert [line.split("  ")[0] for line in lines[1:15]] == [
         "encode, 8-bit",
         "encode, float32",
         "lacos",
@@ -169,12 +174,16 @@ def test_the_table_has_a_row_for_each_way() -> None:
         "lora, checkpointing",
         "full",
         "full, checkpointing",
+        "freeze, 0 blocks",
+        "freeze, 0 blocks, checkpointing",
+        "bias",
+        "bias, checkpointing",
         "sbert",
         "sbert, checkpointing",
     ]
     assert lines[0].endswith("largest batch")
     assert lines[7].endswith("none")
-    assert any(line.startswith("full at batch 32 needs") for line in lines[11:])
+    assert any(line.startswith("full at batch 32 needs") for line in lines[15:])
 
 
 @pytest.mark.parametrize(

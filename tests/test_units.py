@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lacos_st.errors import UserError
-from lacos_st.recipe.units import PREFIXES, SECONDS, parse_flops, parse_seconds, show_flops, show_seconds
+from lacos_st.recipe.units import PREFIXES, SECONDS, parse_count, parse_flops, parse_seconds, show_flops, show_seconds
 
 DAY = 24 * 3600
 
@@ -66,6 +66,29 @@ def test_budgets_that_cannot_be_read(text: str) -> None:
     assert repr(text) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("200000", 2e5),
+        ("2e5", 2e5),
+        ("200k", 2e5),
+        ("200 K", 2e5),
+        ("1.2B", 1.2e9),
+        ("1.2g", 1.2e9),
+        ("3T", 3e12),
+        (7, 7),
+    ],
+)
+def test_counts_are_read(text: str | float, count: float) -> None:
+    assert parse_count(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "many", "-3", "0", "nan", "inf", "1e999", "3 X", "1,000"])
+def test_counts_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(UserError, match=rf"--pairs is '{text}': expected a number of 1 or more"):
+        parse_count(text, name="--pairs")
+
+
 @pytest.mark.parametrize("number", [math.nan, math.inf, -1e17, 0.0])
 def test_numbers_that_are_no_budget(number: float) -> None:
     with pytest.raises(UserError, match="1e17"):
@@ -111,7 +134,7 @@ def test_budgets_are_written(flops: float, text: str) -> None:
 
 @given(st.text(max_size=30))
 def test_any_text_is_read_or_refused(text: str) -> None:
-    for parse in (parse_flops, parse_seconds):
+    for parse in (parse_flops, parse_seconds, parse_count):
         try:
             amount = parse(text)
         except UserError:

@@ -16,7 +16,7 @@ def memory(arguments: argparse.Namespace) -> None:
     from lacos_st.embedded import resolve
     from lacos_st.loading import read_config
     from lacos_st.recipe.fit import table
-    from lacos_st.recipe.job import METHODS, Job
+    from lacos_st.recipe.job import Job
     from lacos_st.recipe.published import published
     from lacos_st.recipe.shapes import shape_of
     from lacos_st.recipe.units import parse_bytes
@@ -26,12 +26,11 @@ def memory(arguments: argparse.Namespace) -> None:
     given = {name: value for name, value in vars(arguments).items() if name in names}
     job = Job(**{"method": "lacos", **given})
     config = published(arguments.base) or read_config(resolve(arguments.base))
-    methods = METHODS if arguments.methods is None else arguments.methods
     unit = "sentences or pairs"
     print(
         f"{arguments.base} in {job.dtype} on {job.device}, {job.batch_size} {unit} of {job.length:g} tokens a sentence"
     )
-    for line in table(shape_of(config), job, methods=methods, budget_bytes=budget):
+    for line in table(shape_of(config), job, methods=arguments.methods, budget_bytes=budget):
         print(line)
     print("Python and its libraries come on top; in training on a CPU also freed memory that the heap holds for reuse.")
 
@@ -46,6 +45,7 @@ def add(commands: Any) -> None:
         ("--batch-size", int, "N", "pairs in a training batch, sentences in one to encode [32]"),
         ("--length", float, "TOKENS", "of a sentence, on average [32]"),
         ("--rank", int, "R", "rank of the adapters [4]"),
+        ("--frozen-blocks", int, "K", "first blocks that stay as they are (freeze) [0]"),
         ("--block-size", int, "N", "weights per absmax [256]"),
         ("--mini-batch", int, "N", "pairs that the cached loss embeds at a time"),
     ):

@@ -17,7 +17,7 @@ OPTIONS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train a sentence encoder: lacos, lora, full or sbert."""
+    """Train a sentence encoder: lacos, lora, full, freeze, bias or sbert."""
     from lacos_st.options import read_yaml
     from lacos_st.runs import RunFolder
 
@@ -32,7 +32,8 @@ def train(arguments: argparse.Namespace) -> None:
 
     from lacos_st.training import train as run
 
-    logging.getLogger("lacos_st.recipe").setLevel(logging.INFO)  # what it will take in memory is said in any case
+    for name in ("recipe", "training"):  # what it will take in memory, what the preset chose: said in any case
+        logging.getLogger(f"lacos_st.{name}").setLevel(logging.INFO)
     result = run(config)
     best = "" if result.best_metric is None else f", best {config.best} {result.best_metric:.4f} at {result.best_step}"
     print(f"{result.train_rows} rows, {result.steps} steps in {result.seconds:.0f} s{best}: {result.model_path}")

@@ -54,7 +54,7 @@ class _Block:
         attention = [layer for layer in block if layer.part == "attention"]
         feed_forward = [layer for layer in block if layer.part == "feed_forward"]
         adapted = set(lora_targets(shape, job.targets)[0]) if job.adapted else set()
-        trained = job.trains and not job.adapted
+        trained = job.trains_matrices
         return cls(
             h=shape.hidden,
             f=shape.feed_forward,
@@ -77,7 +77,7 @@ def is_lean(shape: ModelShape, job: Job) -> bool:
 
 
 def kept_per_token(shape: ModelShape, job: Job) -> float:
-    """Elements that a block keeps for its backward, for each token."""
+    """Elements that a block keeps for its backward, for each token; one that is frozen from the first on keeps none."""
     block = _Block.of(shape, job)
     h, f = block.h, block.f
     if job.checkpointing:
@@ -129,8 +129,10 @@ def activations(shape: ModelShape, job: Job) -> Activations:
         return Activations(0, round((forward * tokens + matrix) * item), 0, 0)
     rows = min(job.mini_batch or job.batch_size, job.batch_size)
     tokens = rows * (job.longer_side or job.length) if job.mini_batch else SIDES * rows * job.length
-    embedding = 0 if _rotates(shape) else h  # the sum of embeddings, as the norm's input
-    kept = (shape.layers * kept_per_token(shape, job) + embedding) * tokens
+    frozen = job.method == "freeze"
+    embedding = 0 if frozen or _rotates(shape) else h  # the sum of embeddings, as the norm's input
+    blocks = shape.layers - job.frozen_blocks * frozen
+    kept = (blocks * kept_per_token(shape, job) + embedding) * tokens
     backward = max(_backward_per_token(shape, job, block) * tokens, (4 * h + f) * tokens + matrix)
     # with checkpointing a block is computed again before its backward
     one_block = kept_per_token(shape, job.without_checkpointing()) * tokens
@@ -140,7 +142,7 @@ def activations(shape: ModelShape, job: Job) -> Activations:
         kept=round(kept * item),
         transient=round((backward + again) * item + scores),
         first_block=round((one_block + embedding * tokens + backward) * item),
-        embedding=round(3 * h * tokens * item),
+        embedding=0 if frozen else round(3 * h * tokens * item),
     )
 
 

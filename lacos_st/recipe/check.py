@@ -48,6 +48,7 @@ def job_of(config: TrainConfig, sides: Sequence[Sequence[int]], *, device: str) 
         device=device,
         rank=config.lora_rank or 1,
         targets=config.lora_targets,
+        frozen_blocks=config.frozen_blocks or 0,
         adapter_dtype=config.adapter_dtype,
         block_size=config.block_size,
         optimizer=config.optimizer,

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
-from lacos_st.errors import UserError
-from lacos_st.recipe.shapes import ModelShape, lora_targets, shape_of
+from lacos_st.recipe.shapes import ModelShape, check_trainable, lora_targets, shape_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -106,20 +105,17 @@ def parameters(
             An adapter's table on the token embedding counts in neither case: it is looked up, as that is.
 
     Raises:
-        UserError: more blocks to freeze than there are, a model without biases, or see `lora_targets`.
+        UserError: see `check_trainable` and `lora_targets`.
     """
+    check_trainable(shape, method, frozen_blocks=frozen_blocks)
     others = 0 if products_only else shape.without_embedding - shape.linear_weights
     base = shape.linear_weights + others
     if method in ("full", "sbert"):
         return Parameters(base, base, base)
     if method == "freeze":
-        if not 0 <= frozen_blocks <= shape.layers:
-            raise UserError(f"frozen_blocks is {frozen_blocks}: the model has {shape.layers} blocks")
         trained = _after(shape, frozen_blocks, products_only=products_only)
         return Parameters(base, trained, trained)
     if method == "bias":
-        if not shape.biases:
-            raise UserError(f"a {shape.model_type} has no biases to train: choose lora, freeze or full")
         return Parameters(base, base, 0 if products_only else shape.biases)
     layers, on_embedding = lora_targets(shape, targets)
     adapters = rank * sum(layer.inputs + layer.outputs for layer in layers) + rank * shape.hidden * on_embedding
@@ -176,7 +172,7 @@ def training_flops(
         rank: see `parameters`.
         targets: see `parameters`.
         frozen_blocks: see `parameters`.
-        checkpointing: each block's forward is computed again in the backward.
+        checkpointing: each block's forward is computed again in the backward, but for what nothing after it needs.
         cached: a cached loss (GradCache) embeds every sentence once more, without gradients.
         lean: BLOOM over a frozen base, whose layers compute all but the last product again with `checkpointing`.
         half: activations of 16 bits: the lean layer then computes attention and the product after it again anyway.
@@ -190,10 +186,10 @@ def training_flops(
     through = (shape.layers - frozen_blocks) / shape.layers if method == "freeze" else 1.0
     forward = MULTIPLY_ADD * count.forward * tokens
     if lean:
-        twice = _recomputed(shape, checkpointing=checkpointing, half=half)
+        twice = _recomputed_lean(shape, checkpointing=checkpointing, half=half)
     else:
-        twice = count.forward if checkpointing else 0
-    again = MULTIPLY_ADD * twice * tokens + (attention if checkpointing or (lean and half) else 0.0)
+        twice = _recomputed(shape, count, method, targets, frozen_blocks) if checkpointing else 0
+    again = MULTIPLY_ADD * twice * tokens + (attention * through if checkpointing or (lean and half) else 0.0)
     if cached:
         again += forward + attention
     stored = shape.linear_weights if method == "lacos" else 0
@@ -209,7 +205,23 @@ def training_flops(
     )
 
 
-def _recomputed(shape: ModelShape, *, checkpointing: bool, half: bool) -> int:
+def _recomputed(
+    shape: ModelShape, count: Parameters, method: Method, targets: str | Sequence[str], frozen_blocks: int
+) -> int:
+    """Parameters that gradient checkpointing multiplies with a second time.
+
+    torch computes a block again as far as its last saved tensor. A block's last product is left out, unless a norm
+    follows it, or an adapter is on it, which saves its input when the product is done. Frozen first blocks have no
+    backward, and so nothing is computed again.
+    """
+    first = frozen_blocks if method == "freeze" else 0
+    blocks = count.backward if method == "freeze" else count.forward
+    last = {layer.block: layer for layer in shape.linears if layer.block is not None and layer.block >= first}
+    adapted = set(lora_targets(shape, targets)[0]) if method in ADAPTED else set()
+    return blocks - (0 if shape.post_norm else sum(layer.weights for layer in last.values() if layer not in adapted))
+
+
+def _recomputed_lean(shape: ModelShape, *, checkpointing: bool, half: bool) -> int:
     """Weights that the lean layer multiplies with a second time: see `lacos_st.bloom_layer`."""
     last = {(layer.block, layer.part): layer.weights for layer in shape.linears}
     after_attention = sum(weights for (_, part), weights in last.items() if part == "attention")

@@ -62,7 +62,7 @@ def advice(shape: ModelShape, job: Job, budget_bytes: float) -> list[str]:
         if fitting := list(_if_it_fits(shape, shorter, budget_bytes, f"sentences of {length:.0f} tokens on average")):
             found.extend(f"{text}: a smaller max_seq_length" for text in fitting)
             break
-    if job.method in ("lora", "full"):
+    if job.method in ("lora", "full", "freeze", "bias"):
         stored = smaller(shape, replace(job, method="lacos"), budget_bytes)
         if stored is not None:
             found.append(_switches(job, stored, predict(shape, stored)))
@@ -94,22 +94,25 @@ def variants(job: Job, methods: Sequence[Method] = METHODS) -> Iterator[tuple[st
             yield f"encode, {job.dtype}", replace(chosen, quantized=False, mini_batch=None)
             continue
         chosen = replace(chosen, mini_batch=None if method == "sbert" else job.mini_batch)
+        label = f"freeze, {job.frozen_blocks} blocks" if method == "freeze" else method
         if not job.checkpointing:
-            yield method, chosen
-        yield f"{method}, checkpointing", replace(chosen, checkpointing=True)
+            yield label, chosen
+        yield f"{label}, checkpointing", replace(chosen, checkpointing=True)
 
 
 def table(
-    shape: ModelShape, job: Job, *, methods: Sequence[Method] = METHODS, budget_bytes: int | None = None
+    shape: ModelShape, job: Job, *, methods: Sequence[Method] | None = None, budget_bytes: int | None = None
 ) -> list[str]:
     """Lines of a table: bytes by part for each method, and the largest batch within a budget.
 
     Args:
         shape: of the base.
         job: the run; its method is replaced by each of `methods`.
-        methods: one row or two each.
+        methods: one row or two each; None for all that have something to train.
         budget_bytes: adds the largest batch that fits, and a line of advice where not even this job's does.
     """
+    if methods is None:
+        methods = [method for method in METHODS if method != "bias" or shape.biases]
     head = ["", "weights", "adapters", "optimiser", "gradients", "activations", "peak", "reached at"]
     rows = [head + ["largest batch"] * (budget_bytes is not None)]
     notes = []

@@ -8,8 +8,8 @@ from typing import Literal
 
 from lacos_st.errors import UserError
 
-Method = Literal["encode", "lacos", "lora", "full", "sbert"]
-METHODS: tuple[Method, ...] = ("encode", "lacos", "lora", "full", "sbert")
+Method = Literal["encode", "lacos", "lora", "full", "freeze", "bias", "sbert"]
+METHODS: tuple[Method, ...] = ("encode", "lacos", "lora", "full", "freeze", "bias", "sbert")
 QUANTIZED: tuple[Method, ...] = ("encode", "lacos")
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -19,7 +19,7 @@ class Job:
     """What is run, on what.
 
     Attributes:
-        method: encode (no training), lacos, lora, full or sbert.
+        method: encode (no training), or one of `lacos-st train`.
         batch_size: pairs in a training batch; sentences in one of `encode`.
         length: mean tokens of a sentence.
         longer_side: mean tokens of a sentence on the longer side of the pairs, which a cached loss embeds by itself; 0
@@ -31,6 +31,7 @@ class Job:
         rank: of the adapters (lacos, lora).
         targets: where adapters go, see `lora_targets`.
         adapter_dtype: of the adapters.
+        frozen_blocks: first blocks that are frozen, beside the embeddings (freeze).
         block_size: weights that share an absmax.
         optimizer: "adam8bit" or "adamw".
         checkpointing: compute each block again in the backward.
@@ -52,6 +53,7 @@ class Job:
     rank: int = 4
     targets: str | Sequence[str] = "paper"
     adapter_dtype: str = "float32"
+    frozen_blocks: int = 0
     block_size: int = 256
     optimizer: Literal["adam8bit", "adamw"] = "adam8bit"
     checkpointing: bool = False
@@ -79,6 +81,11 @@ class Job:
     def adapted(self) -> bool:
         """Whether adapters, and nothing else, are trained."""
         return self.method in ("lacos", "lora")
+
+    @property
+    def trains_matrices(self) -> bool:
+        """Whether weights of the base are trained, not biases or adapters alone."""
+        return self.trains and not self.adapted and self.method != "bias"
 
     @property
     def stored_in_8bit(self) -> bool:

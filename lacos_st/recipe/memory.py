@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from lacos_st.errors import UserError
 from lacos_st.recipe.activations import FLOAT, activations
 from lacos_st.recipe.job import ITEM_BYTES, Job
-from lacos_st.recipe.shapes import ModelShape, lora_targets
+from lacos_st.recipe.shapes import ModelShape, check_trainable, lora_targets
 
 SMALLEST_8BIT = 4096
 """bitsandbytes keeps 8-bit state for tensors of at least this many elements (`min_8bit_size`), 32-bit for others."""
@@ -75,10 +75,11 @@ def predict(shape: ModelShape, job: Job) -> Memory:
         job: the run.
 
     Raises:
-        UserError: a block size that does not divide a width, or a layer that does not exist.
+        UserError: a block size that does not divide a width, a layer that does not exist, or nothing to train.
     """
+    check_trainable(shape, job.method, frozen_blocks=job.frozen_blocks)
     adapters = list(_adapters(shape, job))
-    trained = adapters if job.adapted else list(_base(shape)) if job.trains else []
+    trained = adapters if job.adapted else list(_base(shape, job)) if job.trains else []
     adapter_item = ITEM_BYTES[job.adapter_dtype]
     item = adapter_item if job.adapted else ITEM_BYTES[job.dtype]
     live = activations(shape, job)
@@ -138,16 +139,26 @@ def _adapters(shape: ModelShape, job: Job) -> Iterator[_Tensor]:
         yield _Tensor(size * job.rank)
 
 
-def _base(shape: ModelShape) -> Iterator[_Tensor]:
-    """Every tensor of the base; norms as if each were as wide as the hidden states."""
-    yield _Tensor(shape.token_embedding, table=True)
-    if shape.other_embeddings:
-        yield _Tensor(shape.other_embeddings, table=True)
+def _base(shape: ModelShape, job: Job) -> Iterator[_Tensor]:
+    """The tensors of the base that are trained; norms as if each were as wide as the hidden states."""
+    frozen, norms = 0, shape.norms
+    if job.method == "freeze":
+        frozen = job.frozen_blocks
+        norms = shape.block_norms * (shape.layers - frozen) + shape.last_norms
+    elif job.method == "bias":
+        norms = shape.norm_biases
+    else:
+        yield _Tensor(shape.token_embedding, table=True)
+        if shape.other_embeddings:
+            yield _Tensor(shape.other_embeddings, table=True)
     for layer in shape.linears:
-        yield _Tensor(layer.weights)
+        if layer.block is not None and layer.block < frozen:
+            continue
+        if job.trains_matrices:
+            yield _Tensor(layer.weights)
         if layer.biased:
             yield _Tensor(layer.outputs)
-    for _ in range(shape.norms // shape.hidden):
+    for _ in range(norms // shape.hidden):
         yield _Tensor(shape.hidden)
 
 

@@ -166,9 +166,9 @@ def shape_of(config: PreTrainedConfig) -> ModelShape:
         elif "norm" in type(module).__name__.lower():
             norms += sum(own.values())
             norm_biases += own.get("bias", 0)
-            if _block_number(name) == 0:
+            if block_number(name) == 0:
                 block_norms += sum(own.values())
-            elif _block_number(name) is None and linears:
+            elif block_number(name) is None and linears:
                 last_norms += sum(own.values())
         else:
             continue
@@ -217,7 +217,25 @@ def _first(config: PreTrainedConfig, *names: str) -> float:
     return float(next((value for name in names if (value := getattr(config, name, None)) is not None), 0.0))
 
 
-def _block_number(name: str) -> int | None:
+def check_trainable(shape: ModelShape, method: str, *, frozen_blocks: int = 0) -> None:
+    """That a method has something to train.
+
+    Raises:
+        UserError: more blocks to freeze than there are, or all that there is (freeze); no biases (bias).
+    """
+    if method == "bias" and not shape.biases:
+        raise UserError(f"a {shape.model_type} has no biases to train: choose lora, freeze or full")
+    if method == "freeze" and not 0 <= frozen_blocks <= shape.layers:
+        raise UserError(f"frozen_blocks is {frozen_blocks}: the model has {shape.layers} blocks")
+    if method == "freeze" and frozen_blocks == shape.layers and not shape.last_norms:
+        raise UserError(
+            f"frozen_blocks is {frozen_blocks}: that is all of a {shape.model_type}, nothing is left to train: freeze "
+            "fewer"
+        )
+
+
+def block_number(name: str) -> int | None:
+    """The number of the transformer block that a module or parameter of this full name is in; None for none."""
     number = re.search(r"\.(\d+)\.", name)
     return int(number[1]) if number else None
 
@@ -227,7 +245,7 @@ def _linear(name: str, layer: Any) -> LinearShape:
         name=name,
         inputs=int(layer.in_features),
         outputs=int(layer.out_features),
-        block=_block_number(name),
+        block=block_number(name),
         part="attention" if re.search(r"attn|attention", name) else "feed_forward",
         biased=layer.bias is not None,
     )

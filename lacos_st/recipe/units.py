@@ -8,6 +8,8 @@
 True
 >>> show_flops(1.2e15)
 '1.2e15 FLOP (1.2 PFLOP)'
+>>> parse_count("200k")
+200000.0
 >>> parse_seconds("1h 30min")
 5400.0
 >>> show_seconds(5400)
@@ -30,6 +32,8 @@ _BY_NAME = {name.lower(): size for name, size in UNITS.items()}
 
 PREFIXES = {letter: 10.0 ** (3 * power) for power, letter in enumerate(("", *"KMGTPEZY"))}
 """Of the SI, as factors."""
+COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+"""Of things, by their letter."""
 SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 24 * 3600.0, "w": 7 * 24 * 3600.0}
 """Units of time, by the name that `show_seconds` writes."""
 _TIMES = {
@@ -42,6 +46,7 @@ _TIMES = {
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?"
 _FLOPS = re.compile(rf"({_NUMBER})\s*(?:([kmgtpezy]?)flop(s?)(/s)?(?:[\s·*-]+([a-z]+))?)?", re.IGNORECASE)
 _PART = re.compile(rf"({_NUMBER})\s*([a-z]+)[\s,]*", re.IGNORECASE)
+_COUNT = re.compile(rf"({_NUMBER})\s*([kmbgt]?)", re.IGNORECASE)
 FLOPS_EXAMPLES = '"1e17", "2.5 EFLOP" or "3 PFLOP-days"'
 TIME_EXAMPLES = '"6h", "90 min" or "1h 30min"'
 
@@ -66,6 +71,23 @@ def show_bytes(size: float) -> str:
     if size >= 2**30:
         return f"{size / 2**30:.2f} GiB"
     return f"{size / 2**20:.0f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
+
+
+def parse_count(count: str | float, *, name: str = "count") -> float:
+    """How many of something: a number, perhaps in thousands (k), millions (M), billions (B, G) or trillions (T).
+
+    Args:
+        count: such as 200000, "2e5", "200k" or "1.2B". Capitals do not matter.
+        name: of what is counted, for the error.
+
+    Raises:
+        UserError: it cannot be read, is not finite, or is below 1.
+    """
+    match = _COUNT.fullmatch(str(count).strip())
+    amount = float(match[1]) * COUNTS[match[2].lower()] if match else 0.0
+    if not 1 <= amount < math.inf:
+        raise UserError(f"{name} is {count!r}: expected a number of 1 or more, such as 200000, 2e5, 200k or 1.2B")
+    return amount
 
 
 def parse_flops(budget: str | float) -> float:
