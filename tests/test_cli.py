@@ -144,7 +144,22 @@ def test_a_broken_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -
         (["demo", "--data", "no-such-folder"], "no-such-folder"),
         (["memory", "no-such-base"], "no-such-base"),
         (["memory", "bloom-560m", "--budget", "16"], "expected a number and a unit"),
-        (["memory", "bloom-560m", "--method", "magic"], "encode, lacos, lora, full, sbert"),
+        (["memory", "bloom-560m", "--method", "magic"], "encode, lacos, lora, full, freeze, bias, sbert"),
+        (["memory", "bloom-560m", "--method", "freeze", "--frozen-blocks", "25"], "the model has 24 blocks"),
+        (["cost"], "BASE"),
+        (["cost", "bloom-560m"], "either --pairs"),
+        (["cost", "bloom-560m", "--pairs", "9", "--tokens", "9"], "either --pairs"),
+        (["cost", "bloom-560m", "--pairs", "many"], "--pairs is 'many'"),
+        (["cost", "bloom-560m", "--tokens", "-1e9"], "--tokens"),
+        (["cost", "bloom-560m", "--tokens", "nan"], "--tokens is 'nan'"),
+        (["cost", "bloom-560m", "--pairs", "1e5", "--length", "0"], "length is 0"),
+        (["cost", "bloom-560m", "--pairs", "1e5", "--rank", "0"], "rank is 0"),
+        (["cost", "bloom-560m", "--pairs", "1e5", "--cached", "0"], "mini_batch is 0"),
+        (["cost", "bloom-560m", "--pairs", "1e5", "--targets", "no_layer"], "no_layer"),
+        (["cost", "bloom-560m", "--pairs", "1e5", "--method", "freeze"], "--frozen-blocks"),
+        (["cost", "bloom-560m", "--pairs", "1e5", "--method", "magic"], "lacos, lora, full, freeze"),
+        (["cost", "bloom-560m", "--pairs", "1e5", "--method", "encode"], "encode trains nothing"),
+        (["cost", "no-such-base", "--pairs", "1e5"], "no-such-base"),
         (["memory", "bloom-560m", "--batch-size", "0"], "batch_size is 0"),
     ],
 )
@@ -172,7 +187,16 @@ def test_a_command_line_that_cannot_be_used(
         (["--batch-size", "1"], "batch_size is 1"),
         (["--lr", "-1"], "lr is -1"),
         (["--lr", "fast"], "expected a number"),
-        (["--method", "magic"], "lacos, lora, full, sbert"),
+        (["--method", "magic"], "lacos, lora, full, freeze, bias, sbert"),
+        (["--method", "bias", "--lora-rank", "4"], "method bias has no adapters"),
+        (["--method", "freeze"], "method freeze needs frozen_blocks"),
+        (["--method", "freeze", "--frozen-blocks", "3"], "the model has 2 blocks"),
+        (["--method", "freeze", "--frozen-blocks", "-1"], "frozen_blocks is -1"),
+        (["--method", "freeze", "--frozen-blocks", "half"], "expected a whole number"),
+        (["--frozen-blocks", "1"], "method lacos freezes no blocks"),
+        (["--method", "sbert", "--symmetric"], "symmetric is for in-batch negatives"),
+        (["--preset", "cookbook"], "paper, recipe"),
+        (["--preset", "recipe", "--method", "sbert"], "preset recipe says nothing of method sbert"),
         (["--best", "sts"], "eval_sts"),
         (["--eval-sts", "none.tsv"], "none.tsv"),
         (["--overwrite", "--resume"], "exclude each other"),
@@ -187,6 +211,56 @@ def test_options_that_cannot_be_used(
     (folder / "run.yaml").write_text("{}\n")
     refused(capsys, run("--config", "run.yaml", *arguments), said)
     assert not (folder / "out").exists()
+
+
+def test_a_base_without_biases(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny.save(folder / "llama", "llama")
+    said = "a llama has no biases to train: choose lora"
+    refused(capsys, run("--method", "bias", base="llama"), said)
+    assert not (folder / "out").exists()
+    for command in (["memory", "llama"], ["cost", "llama", "--pairs", "1e5"]):
+        refused(capsys, main([*command, "--method", "bias"]), said)
+        assert main([*command, "--block-size", "64"] if command[0] == "memory" else command) == 0
+        assert "bias" not in capsys.readouterr().out
+
+
+def test_cost_needs_a_configuration_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "base" / "model.safetensors").unlink()
+    assert main(["cost", "base", "--pairs", "1e3"]) == 0
+    assert "the paper's C" in capsys.readouterr().out
+    line = ["cost", "pythia-70m", "--pairs", "1024", "--length", "75", "--method", "full"]
+    assert main(line) == 0
+    shown = capsys.readouterr().out
+    n, tokens = 18_915_328, 153_600
+    assert f"N = {n:,} parameters" in shown
+    assert "the paper's C  1.74e13 FLOP (17.4 TFLOP)" in shown
+    assert round(6 * n * tokens / 1e11) == 174
+    assert main([*line, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["methods"]["full"]["paper_flops"] == 6 * n * tokens
+    assert content["steps"] == 32
+    assert main(["cost", "pythia-70m", "--tokens", "153600", "--length", "75", "--method", "full", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == content
+
+
+def test_the_recipe_preset_is_recorded_and_said(
+    folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run("--method", "freeze", "--frozen-blocks", "1", "--preset", "recipe", "--eval-rows", "0") == 0
+    said = next(record.getMessage() for record in caplog.records if "preset recipe" in record.getMessage())
+    for part in (
+        "arXiv 2406.04165",
+        "scale 40",
+        "symmetric true",
+        "lr 0.0001 (that of pythia-14m, the nearest in size)",
+    ):
+        assert part in said.partition("; given instead: ")[0]
+    assert "batch_size 8" in said.partition("; given instead: ")[2]
+    assert "lora" not in said
+    written = TrainConfig.from_yaml(folder / "out" / "train.yaml")
+    assert (written.preset, written.lr, written.scale, written.symmetric) == ("recipe", 1e-4, 40.0, True)
+    assert (written.batch_size, written.scheduler, written.weight_decay) == (8, "cosine", 0.1)
+    assert main(["train", "--resume", "--output", "out", "--method", "freeze"]) == 0
 
 
 @pytest.mark.parametrize("base", ["bloom-7b1", "EleutherAI/pythia-1b", "bloom-nano", "base"])
@@ -271,7 +345,8 @@ package = types.ModuleType("lacos_st")
 package.__path__ = [{str(Path(lacos_st.__file__).parent)!r}]
 sys.modules["lacos_st"] = package
 from lacos_st.cli import main
-for line in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["memory", "--help"], ["--version"]):
+commands = ("train", "evaluate", "memory", "cost", "demo")
+for line in (["--help"], ["--version"], *([command, "--help"] for command in commands)):
     try:
         main(line)
     except SystemExit as stop:

@@ -74,11 +74,12 @@ def log_of(folder: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in RunFolder(Path(folder)).log.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("method", ["lacos", "lora", "full", "sbert"])
+@pytest.mark.parametrize("method", ["lacos", "lora", "full", "freeze", "bias", "sbert"])
 def test_each_method_learns_and_saves_what_it_holds(options: dict[str, Any], base: dict[str, str], method: str) -> None:
     chosen = base["bert" if method == "sbert" else "bloom"]
     epochs = 8 if method == "sbert" else 2
-    result = train(configure(options, method=method, base=chosen, epochs=epochs))
+    more = {"frozen_blocks": 1} if method == "freeze" else {}
+    result = train(configure(options, method=method, base=chosen, epochs=epochs, **more))
     losses = [row["eval_loss"] for row in log_of(options["output"]) if "eval_loss" in row]
     assert result.best_metric == min(losses[1:])
     assert result.best_metric < 0.9 * losses[0]
@@ -129,15 +130,15 @@ def _train_until(config: TrainConfig, step: int, monkeypatch: pytest.MonkeyPatch
             train(config)
 
 
-@pytest.mark.parametrize("method", ["lacos", "full", "sbert"])
+@pytest.mark.parametrize("method", ["lacos", "full", "freeze", "bias", "sbert"])
 def test_a_resumed_run_ends_where_an_unbroken_one_does(
     options: dict[str, Any], base: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     chosen = base["bert" if method == "sbert" else "bloom"]
-    config = configure(options, method=method, base=chosen, epochs=2, eval_steps=4, lora_dropout=0.0)
-    whole = train(
-        configure({**options, "output": str(tmp_path / "whole")}, method=method, base=chosen, epochs=2, eval_steps=4)
-    )
+    options |= {"method": method, "base": chosen, "epochs": 2, "eval_steps": 4}
+    options |= {"frozen_blocks": 1} if method == "freeze" else {}
+    config = configure(options)
+    whole = train(configure(options, output=str(tmp_path / "whole")))
     _train_until(config, 8, monkeypatch)
     assert not RunFolder(Path(options["output"])).model.exists()
     resumed = train(replace(config, resume=True))
