@@ -78,7 +78,7 @@ def log_of(folder: str) -> list[dict[str, Any]]:
 def test_each_method_learns_and_saves_what_it_holds(options: dict[str, Any], base: dict[str, str], method: str) -> None:
     chosen = base["bert" if method == "sbert" else "bloom"]
     epochs = 8 if method == "sbert" else 2
-    more = {"frozen_blocks": 1} if method == "freeze" else {}
+    more = {"freeze": {"frozen_blocks": 1}, "bias": {"lr": 5e-2}}.get(method, {})
     result = train(configure(options, method=method, base=chosen, epochs=epochs, **more))
     losses = [row["eval_loss"] for row in log_of(options["output"]) if "eval_loss" in row]
     assert result.best_metric == min(losses[1:])
