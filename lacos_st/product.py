@@ -138,8 +138,8 @@ class _Product(torch.autograd.Function):
         with torch.autocast(grads[0].device.type, enabled=False):
             grad = grads[0].flatten(0, -2)
             grad_inputs, grad_low = product.backward(grad)
-            if ctx.saved_tensors:
-                inputs = ctx.saved_tensors[0]
+            if saved := ctx.saved_tensors:  # read once: a checkpointed tensor is given out once
+                inputs = saved[0]
                 down, up = product.adapter_grads(inputs.flatten(0, -2).to(ctx.dtype), grad, grad_low)
         return grad_inputs.to(ctx.input_dtype).unflatten(0, grads[0].shape[:-1]), None, None, down, up
 
