@@ -17,11 +17,13 @@ from sentence_transformers.util import load_file_path
 from torch import nn
 
 from lacos_st.errors import UserError
+from lacos_st.seal import check_seal, write_seal
 
 MANIFEST_FILE = "lacos.json"
 PROBES_FILE = "lacos_probes.safetensors"
-FORMAT_VERSION = 2
-"""2 added `adapter_sha256`; 1 is still read."""
+FORMAT_VERSION = 3
+"""2 added `adapter_sha256`, 3 the seal beside it (`lacos_st.seal`); 1 and 2 are still read."""
+SEALED_SINCE = 3
 
 PROBES = (
     "A man is playing a guitar.",
@@ -95,9 +97,10 @@ class Manifest:
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} is {str(getattr(self, name))[:80]!r}")
 
-    def write(self, folder: Path) -> None:
-        """Write `lacos.json` into `folder`."""
+    def write(self, folder: Path, *, module: str) -> None:
+        """Write `lacos.json` into `folder`, and the seal over all that is there by now; `module`: see `write_seal`."""
         (folder / MANIFEST_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        write_seal(folder, module=module)
 
     @classmethod
     def read(cls, file: Path) -> Manifest:
@@ -138,13 +141,16 @@ def find_manifest(path: str, hub: dict[str, Any]) -> Manifest | None:
     """The manifest of a folder or hub name that lacos_st saved; None for any other.
 
     Raises:
-        UserError: see `Manifest.read`.
+        UserError: see `Manifest.read`; of a folder, also see `check_seal`.
     """
     try:
         file = load_file_path(path, MANIFEST_FILE, **hub)
     except OSError:
         file = None
-    return Manifest.read(Path(file)) if file else None
+    manifest = Manifest.read(Path(file)) if file else None
+    if Path(path).is_dir():
+        check_seal(Path(path), required=manifest is not None and manifest.format_version >= SEALED_SINCE)
+    return manifest
 
 
 def lasting_name(name: str) -> str:

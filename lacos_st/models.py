@@ -19,7 +19,9 @@ def load_model(name_or_path: str, *, device: str | None = None) -> SentenceTrans
     """
     from sentence_transformers import SentenceTransformer
 
+    from lacos_st.checkpoint import find_manifest
     from lacos_st.embedded import EMBEDDED
+    from lacos_st.folder import check_folder
 
     path = Path(name_or_path).expanduser()
     if path.is_dir():
@@ -33,6 +35,9 @@ def load_model(name_or_path: str, *, device: str | None = None) -> SentenceTrans
         return zero_shot(name_or_path, device=device)
     elif name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1 or not name_or_path.strip():
         raise UserError(f"model {name_or_path!r}: no such folder")
+    if path.is_dir():  # sentence-transformers reads some of its files before any module of ours is asked
+        check_folder(path)
+        find_manifest(str(path), {})
     try:
         return SentenceTransformer(str(path) if path.is_dir() else name_or_path, device=device)
     except UserError:

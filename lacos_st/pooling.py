@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from sentence_transformers.sentence_transformer.modules import Pooling as StockPooling
 
+from lacos_st.folder import reading
+from lacos_st.seal import add_to_seal, check_seal
 from lacos_st.upstream import overrides
 
 
@@ -19,6 +22,19 @@ class Pooling(StockPooling):
         pooling_mode: "mean" (default), "cls", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens", or several.
         include_prompt: whether a prompt's tokens are pooled too.
     """
+
+    @classmethod
+    def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> Self:
+        """As the stock method; a saved model's folder that was changed is refused (see `check_seal`)."""
+        if Path(model_name_or_path).is_dir():
+            check_seal(Path(model_name_or_path), required=False)
+        with reading(model_name_or_path):
+            return super().load(model_name_or_path, *args, **kwargs)
+
+    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
+        """As the stock method; the file's hash is added to those of the model's folder."""
+        super().save(output_path, *args, **kwargs)
+        add_to_seal(Path(output_path), module=f"{type(self).__module__}.{type(self).__name__}")
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Pool a batch.

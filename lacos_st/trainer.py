@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from lacos_st.adapters import adapter_parameters, is_quantized
 from lacos_st.columns import tie_columns_
 from lacos_st.errors import UserError
+from lacos_st.finite import ROWS, RowKeepingCollator, StopOnNonFinite
 from lacos_st.heap import keep_freed_memory, return_freed_memory
 from lacos_st.transformer import LoRA8bit
 from lacos_st.upstream import overrides
@@ -33,8 +33,16 @@ class LacosTrainer(SentenceTransformerTrainer):
     The stock method (resume and `load_best_model_at_end`) loads the whole model anew in float and copies it over the
     one that is being trained; into int8 tensors it truncates, which leaves a base of zeros, without an error. Here the
     base is never touched: the first module takes back its adapter, the others the weights they have, and a loss with
-    weights of its own (SoftmaxLoss) those that `LossWeights` wrote, which the stock checkpoint leaves out.
+    weights of its own (SoftmaxLoss) those that `LossWeights` wrote, which the stock checkpoint leaves out. A run whose
+    loss or gradients are not finite ends (`StopOnNonFinite`).
     """
+
+    data_collator_class = RowKeepingCollator
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._stop_on_non_finite = StopOnNonFinite()
+        self.add_callback(self._stop_on_non_finite)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the stock method; on a CPU the memory of a step is kept for the next, and given back at the end."""
@@ -43,11 +51,13 @@ class LacosTrainer(SentenceTransformerTrainer):
         finally:
             return_freed_memory()
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """As the stock method."""
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As the stock method; NonFiniteLoss where the loss is NaN or infinite."""
         if self.model.device.type == "cpu":
             keep_freed_memory()
-        return super().training_step(*args, **kwargs)
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._stop_on_non_finite.check_loss(loss, inputs.get(ROWS), self.args, self.state)
+        return loss
 
     def collect_features(self, inputs: dict[str, Any]) -> tuple[list[dict[str, Any]], torch.Tensor | None]:
         """As the stock method; flat columns are tied together, unless a cached loss is going to cut them up."""
@@ -129,37 +139,6 @@ class RunLog(TrainerCallback):
         row = {"step": state.global_step, "epoch": state.epoch, **kwargs["logs"]}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-
-
-class NonFiniteLoss(UserError):
-    """The loss became NaN or infinite; `best_checkpoint` is the best one validated before, None if there is none."""
-
-    def __init__(self, message: str, best_checkpoint: str | None) -> None:
-        super().__init__(message)
-        self.best_checkpoint = best_checkpoint
-
-
-class StopOnNonFinite(TrainerCallback):
-    """Ends a run whose loss is NaN or infinite, at the next log, and before such a state is saved."""
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Have the loss logged, and so checked, before every save; the last step is always one."""
-        if control.should_save:
-            control.should_log = True
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Raises NonFiniteLoss on a training or validation loss that is not finite."""
-        for name in ("loss", "eval_loss"):
-            value = kwargs["logs"].get(name)
-            if value is not None and not math.isfinite(value):
-                what = "training" if name == "loss" else "validation"
-                kept = f"; {state.best_model_checkpoint} was the best so far" if state.best_model_checkpoint else ""
-                raise NonFiniteLoss(
-                    f"the {what} loss was {value} at step {state.global_step} (peak learning rate "
-                    f"{args.learning_rate:g}): train anew with a lower learning rate, a longer warm-up, or without "
-                    f"autocast to float16{kept}",
-                    state.best_model_checkpoint,
-                )
 
 
 class LossWeights(TrainerCallback):

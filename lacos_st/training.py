@@ -16,7 +16,7 @@ from lacos_st.methods import build_loss, build_model, load_rows
 from lacos_st.presets import described, learning_rate
 from lacos_st.runs import RunFolder
 from lacos_st.settings import ADAPTER_METHODS, TrainConfig
-from lacos_st.sts import load_tasks
+from lacos_st.sts import load_task_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -83,7 +83,7 @@ def train(config: TrainConfig) -> TrainResult:
     """
     from transformers import set_seed
 
-    from lacos_st.trainer import NonFiniteLoss
+    from lacos_st.finite import NonFiniteLoss
     from lacos_st.upstream import commit_hash
 
     config = config.resolved()
@@ -102,8 +102,8 @@ def train(config: TrainConfig) -> TrainResult:
     try:
         result = _run(config, folder, model, train_rows, eval_rows, evaluator)
     except BaseException as error:
-        # After a non-finite loss only a validated checkpoint is worth keeping: resuming would end the same way.
-        if (error.best_checkpoint if isinstance(error, NonFiniteLoss) else folder.last_checkpoint()) is None:
+        # a checkpoint whose weights gave no finite loss yet is not worth keeping
+        if (error.checkpoint if isinstance(error, NonFiniteLoss) else folder.last_checkpoint()) is None:
             folder.clear(and_folder=not was_there)
         raise
     logger.info("model saved to %s after %d steps (%.0f s)", result.model_path, result.steps, result.seconds)
@@ -167,7 +167,7 @@ def _run(
     evaluator: EmbeddingSimilarityEvaluator | None,
 ) -> TrainResult:
     from lacos_st.freezing import frozen_hash
-    from lacos_st.trainer import LacosTrainer, LossWeights, RunLog, StopOnNonFinite, check_checkpoint
+    from lacos_st.trainer import LacosTrainer, LossWeights, RunLog, check_checkpoint
 
     checkpoint = folder.last_checkpoint() if config.resume else None
     if checkpoint is not None:
@@ -184,7 +184,7 @@ def _run(
         eval_dataset=eval_rows,
         loss=loss,
         evaluator=evaluator,
-        callbacks=[StopOnNonFinite(), RunLog(folder.log), LossWeights(loss)],
+        callbacks=[RunLog(folder.log), LossWeights(loss)],
     )
     start = time.perf_counter()
     output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -214,10 +214,7 @@ def _evaluator(config: TrainConfig) -> EmbeddingSimilarityEvaluator | None:
         return None
     from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 
-    file = Path(config.eval_sts)
-    if not file.is_file():
-        raise UserError(f"eval_sts {file} is no file: name a .tsv or .csv of columns score, sentence 1, sentence 2")
-    (task,) = load_tasks(file.parent, names=[file.stem])
+    task = load_task_file(config.eval_sts)
     return EmbeddingSimilarityEvaluator(
         list(task.sentences1),
         list(task.sentences2),

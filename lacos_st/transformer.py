@@ -319,6 +319,7 @@ class LoRA8bit(Transformer):
             raise UserError("safe_serialization=False: weights are saved as safetensors only")
         folder = Path(output_path)
         folder.mkdir(parents=True, exist_ok=True)
+        probes = embed_probes(self)  # first: it sets the tokenizer's truncation, which tokenizer.json holds
         frozen = bool(adapters.adapter_parameters(self.model)) or adapters.is_quantized(self.model)
         with_base = self.self_contained or not frozen
         if with_base and not adapters.is_quantized(self.model):
@@ -338,7 +339,7 @@ class LoRA8bit(Transformer):
         revision = commit_hash(self.model.config, self.base_name, revision=asked, cache_dir=self._hub["cache_folder"])
         if self.lora_rank:
             adapters.save_adapter(self.model, folder / ADAPTER_FOLDER, base_name=self.base_name, revision=revision)
-        checkpoint.write_probes(embed_probes(self), folder)
+        checkpoint.write_probes(probes, folder)
         checkpoint.Manifest(
             base=self.origin if with_base else self.base_name,
             revision=revision,
@@ -352,7 +353,7 @@ class LoRA8bit(Transformer):
             else None,
             dtype=base_dtype_name(self.model),
             adapter_sha256=checkpoint.adapter_hash(self.model) if self.lora_rank else None,
-        ).write(folder)
+        ).write(folder, module=f"{type(self).__module__}.{type(self).__name__}")
 
 
 class BloomLoRA8bit(LoRA8bit):
@@ -396,5 +397,4 @@ def encoder(model_name_or_path: str, *, device: str | None = None, **options: An
     hub = {key: value for key, value in options.get("model_kwargs", {}).items() if key in HUB_KEYS}
     model_type = read_config(resolve(model_name_or_path), **hub).model_type
     module = (BloomLoRA8bit if model_type == "bloom" else LoRA8bit)(model_name_or_path, **options)
-    pooling = Pooling(module.get_embedding_dimension())
-    return SentenceTransformer(modules=[module, pooling], device=device)
+    return SentenceTransformer(modules=[module, Pooling(module.get_embedding_dimension())], device=device)

@@ -169,7 +169,7 @@ def adapter_of_another_architecture(root: Path) -> Path:
 
 def newer_version(root: Path) -> Path:
     file = root / "adapter" / "lacos.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "format_version": 3, "new": True}))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format_version": 4, "new": True}))
     return root / "adapter"
 
 
@@ -206,7 +206,7 @@ DAMAGES = [
     (adapter_of_another_rank, r"has rank 3, and lacos\.json says 2: .* restore it, or train again"),
     (adapter_of_another_alpha, r"adapter_config\.json says lora_alpha=8, and lacos\.json 2: .* restore it"),
     (adapter_of_another_architecture, r"does not fit: .* missing, .* unknown.* belongs to another base"),
-    (newer_version, r"written by a newer lacos_st: upgrade with pip .* format is 3"),
+    (newer_version, r"written by a newer lacos_st: upgrade with pip .* format is 4"),
     (other_probes, r"does not embed as the saved one did: the probe sentences differ by 9.9e-03"),
     (probes_of_another_width, r"holds embeddings of shape \(5, 32\), the model's \(5, 64\)"),
     (other_config, r"does not embed as the saved one did"),
@@ -218,7 +218,7 @@ DAMAGES = [
 def test_damage_is_named(
     root: Path, damage: Callable[[Path], Path], message: str, load: Callable[[Path], object]
 ) -> None:
-    folder = damage(root)
+    folder = tiny.reseal(damage(root))
     with pytest.raises(UserError, match=message):
         load(folder)
 
@@ -241,6 +241,7 @@ def test_a_checkpoint_of_version_1_is_read(root: Path) -> None:
     expected = SentenceTransformer(str(root / "whole"), device="cpu").encode(tiny.SENTENCES)
     del content["adapter_sha256"]
     file.write_text(json.dumps({**content, "format_version": 1}))
+    (root / "whole" / "lacos_files.json").unlink()
     again = SentenceTransformer(str(root / "whole"), device="cpu").encode(tiny.SENTENCES)
     np.testing.assert_array_equal(again, expected)
 

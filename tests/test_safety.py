@@ -42,6 +42,7 @@ def refused(folder: Path, message: str, **options: object) -> None:
 
 def edit(file: Path, **changes: object) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    tiny.reseal(file.parent)
 
 
 # Pickles

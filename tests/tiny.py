@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -19,6 +20,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+
+from lacos_st.seal import SEAL_FILE, add_to_seal, write_seal
 
 VOCABULARY = 400
 SENTENCES = ["a man plays a guitar", "guitar", "", "the street is long and a man walks", "x", "दो बच्चे"]
@@ -83,3 +86,12 @@ def stir_(module: torch.nn.Module, *, seed: int = 1) -> None:
     for parameter in module.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, 0.0, 0.05)
+
+
+def reseal(folder: Path) -> Path:
+    """Make the seal of a damaged model fit again, so that what lies behind it has to notice the damage."""
+    first, *others = json.loads((folder / SEAL_FILE).read_text())["modules"].items()
+    write_seal(folder, module=first[1])
+    for name, module in others:
+        add_to_seal(folder / name, module=module)
+    return folder

@@ -32,8 +32,9 @@ def train(arguments: argparse.Namespace) -> None:
 
     from lacos_st.training import train as run
 
-    for name in ("recipe", "training"):  # what it will take in memory, what the preset chose: said in any case
-        logging.getLogger(f"lacos_st.{name}").setLevel(logging.INFO)
+    # what it will take in memory, what the preset chose, what is the matter with the rows: said in any case
+    for said in ("recipe", "training", "audit"):
+        logging.getLogger(f"lacos_st.{said}").setLevel(logging.INFO)
     result = run(config)
     best = "" if result.best_metric is None else f", best {config.best} {result.best_metric:.4f} at {result.best_step}"
     print(f"{result.train_rows} rows, {result.steps} steps in {result.seconds:.0f} s{best}: {result.model_path}")
