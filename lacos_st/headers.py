@@ -11,6 +11,9 @@ from lacos_st.errors import UserError
 HEADER_LIMIT_BYTES = 16 * 2**20
 """Longest header that is read. BLOOM's largest, 176 billion weights in 8 bits, would need a tenth of it."""
 
+MOST_DIMENSIONS = 64
+"""More than any tensor has; with sizes below 2^63 it bounds the time that multiplying them takes."""
+
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "U16": 16, "I16": 16, "F16": 16,
     "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64": 64,
@@ -51,8 +54,12 @@ def _shapes(content: dict[str, dict[str, list[int]]], data_bytes: int) -> dict[s
             continue
         shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
         bits = BITS.get(str(entry["dtype"]))
-        if any(type(value) is not int or value < 0 for value in (*shape, begin, end)):
-            raise ValueError(f"the header's entry for {name[:80]!r} has a shape or an offset that is no whole number")
+        if len(shape) > MOST_DIMENSIONS or any(
+            type(value) is not int or not 0 <= value < 2**63 for value in (*shape, begin, end)
+        ):
+            raise ValueError(
+                f"the header's entry for {name[:80]!r} has a shape or an offset that is no whole number below 2^63, or too many dimensions"
+            )
         if bits is None:
             raise ValueError(f"{name[:80]!r} has the dtype {str(entry['dtype'])[:20]!r}, which is not known")
         if math.prod(shape) * bits != (end - begin) * 8:

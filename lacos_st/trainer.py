@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from lacos_st.columns import tie_columns_
 from lacos_st.errors import UserError
 from lacos_st.finite import ROWS, RowKeepingCollator, StopOnNonFinite
 from lacos_st.heap import keep_freed_memory, return_freed_memory
+from lacos_st.pickles import NEEDED, check_pickles
 from lacos_st.transformer import LoRA8bit
 from lacos_st.upstream import overrides
 
@@ -74,6 +74,7 @@ class LacosTrainer(SentenceTransformerTrainer):
             UserError: the checkpoint is broken or does not fit.
         """
         assert isinstance(self.loss, nn.Module)  # a loss per data set would be a dict
+        check_pickles(Path(checkpoint_path))  # which are opened next
         try:
             _restore(self.model, Path(checkpoint_path))
             if (file := Path(checkpoint_path, LOSS_FILE)).is_file():
@@ -114,14 +115,15 @@ def check_checkpoint(folder: Path) -> None:
     try:
         json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
         json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
-            with zipfile.ZipFile(folder / name) as archive:
-                if damaged := archive.testzip():
-                    raise ValueError(f"{name}: {damaged} is damaged")
+        if lacking := [name for name in NEEDED if not (folder / name).is_file()]:
+            raise ValueError(f"{lacking[0]} is missing")
         for file in folder.rglob("*.safetensors"):
             with safe_open(file, framework="pt"):
                 pass
-    except (OSError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
+        check_pickles(folder)
+    except UserError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"checkpoint {folder} is broken ({error}): delete this folder to resume from the one before it, or train "
             "anew with --overwrite"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -167,6 +168,7 @@ def crafted(header: object, data: bytes = b"", length: int | None = None) -> byt
     return (len(text) if length is None else length).to_bytes(8, "little") + text + data
 
 
+MOST_BYTES_PER_BYTE = 30
 HUGE = {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 4]}
 
 
@@ -200,6 +202,48 @@ def test_crafted_headers(tmp_path: Path, content: bytes, message: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 40 * len(content) + 2**16
     finally:
         tracemalloc.stop()
+
+
+DENSE = {
+    "objects": lambda: b"[" + b"{}," * 300_000 + b"{}]",
+    "lists": lambda: b'{"a": [' + b"[]," * 300_000 + b"[]]}",
+    "keys": lambda: json.dumps({f"{i:x}": {} for i in range(60_000)}).encode(),
+    "entries": lambda: json.dumps({f"{i:x}": {**HUGE, "shape": [0], "data_offsets": [0, 0]} for i in range(20_000)}),
+    "a shape": lambda: json.dumps({"a": {**HUGE, "shape": [1] * 400_000}}),
+    "digits": lambda: json.dumps({"a": {**HUGE, "shape": [10**4200] * 250}}),
+    "names": lambda: json.dumps({"\U0001f600" + "a" * 500_000: HUGE}, ensure_ascii=False),
+}
+
+
+@pytest.mark.parametrize("kind", DENSE)
+def test_a_dense_header_takes_a_small_multiple_of_its_file(tmp_path: Path, kind: str) -> None:
+    """The densest JSON that we know: an empty object, three bytes of text, takes 72 of memory, so 24 for each."""
+    made = DENSE[kind]()
+    text = made.encode() if isinstance(made, str) else made
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text)
+    assert file.stat().st_size > 2**18
+    tracemalloc.start()
+    began = time.process_time()
+    try:
+        read_header(file)
+    except UserError:
+        pass
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert time.process_time() - began < 20
+    assert peak < MOST_BYTES_PER_BYTE * file.stat().st_size
+
+
+def test_many_long_numbers_are_not_multiplied(tmp_path: Path) -> None:
+    text = json.dumps({"a": {**HUGE, "shape": [10**4200] * 1000}}).encode()
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text)
+    began = time.process_time()
+    with pytest.raises(UserError, match="too many dimensions"):
+        read_header(file)
+    assert time.process_time() - began < 10  # the product alone took minutes
 
 
 @pytest.mark.parametrize(
