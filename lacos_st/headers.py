@@ -58,7 +58,8 @@ def _shapes(content: dict[str, dict[str, list[int]]], data_bytes: int) -> dict[s
             type(value) is not int or not 0 <= value < 2**63 for value in (*shape, begin, end)
         ):
             raise ValueError(
-                f"the header's entry for {name[:80]!r} has a shape or an offset that is no whole number below 2^63, or too many dimensions"
+                f"the header's entry for {name[:80]!r} has a shape or an offset that is no whole number "
+                "below 2^63, or too many dimensions"
             )
         if bits is None:
             raise ValueError(f"{name[:80]!r} has the dtype {str(entry['dtype'])[:20]!r}, which is not known")

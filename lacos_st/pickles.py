@@ -5,7 +5,6 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from lacos_st.errors import UserError
@@ -14,8 +13,8 @@ NEEDED = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 OPTIONAL = ("scaler.pt",)
 """What resuming opens, with `torch.load(weights_only=True)`. training_args.bin is written and never opened."""
 
-_NUMPY = [np._core.multiarray._reconstruct, np.ndarray, np.dtype, type(np.dtype(np.uint32))]
-"""What the trainer lets rng_state.pth hold besides: numpy's generator state. The same as transformers' own list."""
+NUMPY = {"numpy._core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype", "numpy.dtypes.UInt32DType"}
+"""What rng_state.pth holds besides, numpy's generator state: transformers lets torch load these too."""
 
 
 def check_pickles(folder: Path) -> None:
@@ -39,8 +38,7 @@ def check_pickles(folder: Path) -> None:
                     raise ValueError(f"{damaged} is damaged")
                 if packed := [entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]:
                     raise ValueError(f"{packed[0].filename} is compressed, which torch does not write")
-            with torch.serialization.safe_globals(_NUMPY):
-                unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(str(file))
+            unsafe = {*torch.serialization.get_unsafe_globals_in_checkpoint(str(file))} - NUMPY
         except Exception as error:  # damaged archives and pickles raise what they like
             raise UserError(
                 f"{file} is broken ({' '.join(str(error).split())[:200]}): delete the checkpoint's folder to resume "

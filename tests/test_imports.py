@@ -58,6 +58,8 @@ ALLOWED = {
     "heap": set(),
     "pooling": {"folder", "seal", "upstream"},
     "seal": {"errors"},
+    "pickles": {"errors"},
+    "finite": {"errors"},
     "headers": {"errors"},
     "folder": {"errors", "headers"},
     "embedded": set(),
