@@ -29,7 +29,10 @@ class Pooling(StockPooling):
         if Path(model_name_or_path).is_dir():
             check_seal(Path(model_name_or_path), required=False)
         with reading(model_name_or_path):
-            return super().load(model_name_or_path, *args, **kwargs)
+            module = super().load(model_name_or_path, *args, **kwargs)
+            if not module.pooling_output_dimension:  # the stock class takes an empty list of modes
+                raise ValueError(f"pooling_mode {module.pooling_mode!r} names no way of pooling")
+            return module
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """As the stock method; the file's hash is added to those of the model's folder."""

@@ -155,7 +155,7 @@ def test_a_folder_is_saved_into_twice(saved: Path) -> None:
     assert load(saved).prompts["query"] == "find: "
 
 
-@pytest.mark.parametrize("mode", [True, 7, None, "no such", {}, [None]])
+@pytest.mark.parametrize("mode", [True, 7, None, "no such", {}, [], [None]])
 def test_a_pooling_that_makes_no_sense(saved: Path, mode: object) -> None:
     file = saved / POOLING
     file.write_text(json.dumps({**json.loads(file.read_text()), "pooling_mode": mode}))
