@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from lacos_st.canvas import COLOURS, check_suffix, new_canvas, write_canvas
 from lacos_st.errors import UserError
 from lacos_st.report import AVERAGES, Figure, Results
 
-# Okabe and Ito's palette: told apart with every common colour blindness; black is left for text.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
-_SUFFIXES = (".png", ".svg")
 _GAP = 0.6  # between the tasks and their averages, in widths of a task
 
 
@@ -28,25 +24,15 @@ def plot_scores(results: Results, path: str | Path, *, figure: Figure = "max") -
         UserError: matplotlib is missing, there are more models than colours, or path is neither .png nor .svg.
     """
     path = Path(path)
-    if path.suffix not in _SUFFIXES:
-        raise UserError(f"plot {path}: the suffix is {path.suffix!r}, expected one of {', '.join(_SUFFIXES)}")
+    check_suffix(path)
     if len(results.models) > len(COLOURS):
         raise UserError(f"{len(results.models)} models in one plot: expected at most {len(COLOURS)}, plot some of them")
-    try:
-        from matplotlib.figure import Figure as Canvas  # without pyplot: no display, no global state
-    except ImportError as error:
-        raise UserError("matplotlib is not installed: pip install 'lacos_st[plot]'") from error
     labels, positions, heights = _bars(results, figure)
-    canvas = Canvas(
-        figsize=(max(6.0, 1.2 + (0.25 * len(results.models) + 0.15) * len(labels)), 4.5), layout="constrained"
-    )
+    canvas = new_canvas(max(6.0, 1.2 + (0.25 * len(results.models) + 0.15) * len(labels)), 4.5)
     _draw(canvas.subplots(), results, labels, positions, heights)
     title = "max over four similarities" if figure == "max" else "cosine similarity"
     canvas.suptitle(f"Spearman correlation with graded scores x100, {title}", fontsize=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
-        canvas.savefig(Path(scratch) / path.name, dpi=150)
-        os.replace(Path(scratch) / path.name, path)
+    write_canvas(canvas, path)
 
 
 def _bars(results: Results, figure: Figure) -> tuple[list[str], list[float], list[list[float]]]:

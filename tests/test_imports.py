@@ -73,6 +73,16 @@ ALLOWED = {
     "presets": set(),
     "freezing": {"checkpoint", "errors", "recipe.shapes"},
     "recipe.cost": {"errors", "recipe.shapes"},
+    "recipe.tables": set(),
+    "recipe.runs_table": {"errors"},
+    "recipe.forms": set(),
+    "recipe.regression": {"recipe.forms"},
+    "recipe.law": {"errors", "recipe.forms"},
+    "recipe.held_out": {"recipe.forms", "recipe.law", "recipe.regression"},
+    "recipe.determinacy": {"recipe.forms", "recipe.law"},
+    "recipe.isoflop": {"recipe.forms"},
+    "recipe.optimum": {"errors", "recipe.cost", "recipe.forms", "recipe.law"},
+    "canvas": {"errors"},
 }
 MODULES = {"blockwise", "linear", "quantizer", "attention", "bloom", "adapters", "checkpoint", "transformer", "pooling"}
 """The files that make up a model: data and scores know nothing of them."""

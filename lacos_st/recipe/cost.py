@@ -132,6 +132,25 @@ def _after(shape: ModelShape, blocks: int, *, products_only: bool) -> int:
     return weights + biases + shape.block_norms * (shape.layers - blocks) + shape.last_norms
 
 
+def flops_per_token(method: Method, size: float, trainable: float) -> float:
+    """The paper's 2·N_F + 2·N_B + 2·N_U where a size alone is known: for laws, whose sizes are continuous.
+
+    full: 6·N; freeze: (2 + 4·S)·N; bias: (4 + 2·S)·N; lora and lacos: (4 + 2·S)·N_F with N_F = N / (1 - S), as the
+    adapters count among N_F. `parameters` has the counts of a model that exists.
+
+    Args:
+        method: of training.
+        size: N of the base, without the token embedding; a number or an array.
+        trainable: S = N_U / N_F, below 1 for adapters; a number or an array.
+    """
+    if method in ("full", "sbert"):
+        return 6.0 * size
+    if method == "freeze":
+        return (2.0 + 4.0 * trainable) * size
+    forward = size / (1.0 - trainable) if method in ADAPTED else size
+    return (4.0 + 2.0 * trainable) * forward
+
+
 def attention_flops(shape: ModelShape, token_pairs: float, *, causal_half: float | None = None) -> float:
     """The two products of attention, forward: 2 · 2 · pairs · heads · head_dim per block.
 

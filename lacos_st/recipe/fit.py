@@ -8,6 +8,7 @@ from dataclasses import replace
 from lacos_st.recipe.job import METHODS, Job, Method
 from lacos_st.recipe.memory import Memory, largest_batch, predict
 from lacos_st.recipe.shapes import ModelShape
+from lacos_st.recipe.tables import align
 from lacos_st.recipe.units import show_bytes
 
 SHORTEST = 8  # tokens: below that there is not much of a sentence
@@ -126,12 +127,4 @@ def table(
                 options = "; ".join(advice(shape, variant, budget_bytes)) or "nothing here helps: choose a smaller base"
                 notes.append(f"{label} at batch {job.batch_size} needs {show_bytes(memory.peak)}: {options}")
         rows.append(row)
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return [line.rstrip() for line in lines] + notes
+    return align(rows) + notes
