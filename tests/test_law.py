@@ -24,9 +24,9 @@ from lacos_st.recipe.law_file import Laws, fit_laws, load_laws
 from lacos_st.recipe.law_plots import plot_frontier
 from lacos_st.recipe.law_report import report
 from lacos_st.recipe.optimum import Candidate, choose, crossings, optimum, tokens_at
+from lacos_st.recipe.published import published_shape
 from lacos_st.recipe.regression import GRID, Regression, resampled_weights
 from lacos_st.recipe.runs_table import Run, append_run
-from lacos_st.recipe.shapes import published_shape
 
 SHARES = (0.2, 0.6, 1.0)
 QUICK: dict[str, Any] = {"bootstrap": 0, "starts": 2, "hold_out": False}
