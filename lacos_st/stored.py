@@ -14,7 +14,6 @@ from lacos_st.upstream import (
     make_wrapper_subclass,
     no_torch_function,
     overrides,
-    own_buffers,
     own_parameters,
     written_arguments,
 )
@@ -125,10 +124,12 @@ class Stored8bit(nn.Module):
         return dequantize(self.codes[rows], self.absmax[rows], block_size=self.block_size, code=self.code, dtype=dtype)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
-        stored = {name: own_buffers(self).pop(name) for name in ("codes", "absmax")}
-        super()._apply(fn, recurse)
-        for name, tensor in stored.items():
-            assert tensor is not None
+        stored = (self.codes, self.absmax)  # replaced, never away: another thread may be computing with them
+
+        def keeping_dtype(tensor: torch.Tensor) -> torch.Tensor:
+            if all(tensor is not one for one in stored):
+                return fn(tensor)
             moved = tensor if self.on_host else fn(tensor)
-            own_buffers(self)[name] = moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-        return self
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(keeping_dtype, recurse)

@@ -31,6 +31,7 @@ from lacos_st.loading import load_base, read_config, read_named_base
 from lacos_st.pooling import Pooling
 from lacos_st.probes import base_dtype_name, check_base_hash, check_options, embed_probes
 from lacos_st.quantizer import Blockwise8bitConfig
+from lacos_st.turns import one_at_a_time
 from lacos_st.upstream import commit_hash, infer_position_offset_, overrides, position_offset, text_modality
 
 ADAPTER_FOLDER = "adapter"
@@ -159,6 +160,7 @@ class LoRA8bit(Transformer):
     skip: list[str]
     self_contained: bool
     embedding_device: str | None
+    preprocess = one_at_a_time(Transformer.preprocess)  # a tokenizer is not safe in threads
 
     # Loading
 
@@ -218,11 +220,9 @@ class LoRA8bit(Transformer):
             config.use_cache = False
         if config.model_type == "bloom":
             config.alibi = getattr(self, "alibi", "exact")
-        wanted = (
-            None
-            if self.code is None
-            else Blockwise8bitConfig(block_size=self.block_size, code=self.code, skip=self.skip)
-        )
+        wanted = None
+        if self.code is not None:
+            wanted = Blockwise8bitConfig(block_size=self.block_size, code=self.code, skip=self.skip)
         base = load_base(self._base_path, config, quantization=wanted, dtype=dtype, **model_kwargs)
         self._base_sha256 = base.sha256
         if (stored := base.quantization) is not None:

@@ -186,14 +186,8 @@ def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
     return module._parameters
 
 
-def own_buffers(module: nn.Module) -> dict[str, torch.Tensor | None]:
-    """The buffers of `module` without its children's, to be read and changed."""
-    return module._buffers
-
-
-for _name in ("_parameters", "_buffers"):
-    if not hasattr(nn.Module(), _name):
-        raise UserError(gone("torch", f"nn.Module.{_name}", "put 8-bit weights in the place of floats"))
+if not hasattr(nn.Module(), "_parameters"):
+    raise UserError(gone("torch", "nn.Module._parameters", "put 8-bit weights in the place of floats"))
 
 
 # bitsandbytes
