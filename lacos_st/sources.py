@@ -1,4 +1,4 @@
-"""Where training rows come from: a file, a folder of files or a dataset of the hub, read row by row as it stands."""
+"""Where rows come from: a file, a folder of files or a dataset of the hub, read row by row as it stands."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from lacos_st.errors import UserError
 
 TEXT_SUFFIXES = (".tsv", ".csv", ".jsonl")
 SUFFIXES = (*TEXT_SUFFIXES, *(suffix + ".gz" for suffix in TEXT_SUFFIXES), ".parquet")
+PLAIN_SUFFIXES = (".txt", ".txt.gz")
+"""Plain text, a sentence a line: what can be embedded, but is no training data."""
 HUB_NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[^@/]+))?(?:@(?P<split>[^@/]+))?")
 NO_GOLD = "-"  # how SNLI and MultiNLI write a row on which the annotators did not agree
+EMPTY = "an empty sentence"
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32-LE starts as UTF-16-LE does
 _MARK = "\ufeff"
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"  # no white space to Python, nothing to a reader
@@ -51,15 +54,8 @@ def open_source(source: str) -> list[Table]:
         UserError: There is no such file, the folder holds no data file, or the hub dataset cannot be loaded.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if _is_data_file(file, path))
-        if not files:
-            raise UserError(f"folder {source} holds no data file: expected files that end in {', '.join(SUFFIXES)}")
-        return [_open_file(file) for file in files]
-    if path.is_file():
-        if _suffix(path) is None:
-            raise UserError(f"{source} is no data file: expected a name that ends in {', '.join(SUFFIXES)}")
-        return [_open_file(path)]
+    if path.exists():
+        return [open_file(file) for file in find_files(path)]
     match = HUB_NAME.fullmatch(source)
     if match is None or _suffix(path) is not None or source.startswith((".", "~", "/")):
         raise UserError(
@@ -68,22 +64,46 @@ def open_source(source: str) -> list[Table]:
     return [_open_hub(source, match["name"], match["config"], match["split"] or "train")]
 
 
-def _is_data_file(file: Path, root: Path) -> bool:
+def find_files(path: Path, *, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """The data files at `path`: the file itself, or those in the folder, recursive, sorted, without hidden ones.
+
+    Raises:
+        UserError: The folder holds none, or the file's name has none of the endings `suffixes`.
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if _is_data_file(file, path, suffixes))
+        if not files:
+            raise UserError(f"folder {path} holds no data file: expected files that end in {', '.join(suffixes)}")
+        return files
+    if not path.is_file():
+        raise UserError(f"there is no file or folder {path}: check the path")
+    if _suffix(path, suffixes) is None:
+        raise UserError(f"{path} is no data file: expected a name that ends in {', '.join(suffixes)}")
+    return [path]
+
+
+def _is_data_file(file: Path, root: Path, suffixes: Sequence[str]) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-    return not hidden and _suffix(file) is not None and file.is_file()
+    return not hidden and _suffix(file, suffixes) is not None and file.is_file()
 
 
-def _suffix(path: Path) -> str | None:
+def _suffix(path: Path, suffixes: Sequence[str] = (*SUFFIXES, *PLAIN_SUFFIXES)) -> str | None:
     """The longest known ending of the file's name, without ".gz": ".tsv" of "a.tsv.gz"; None for other files."""
     name = path.name.lower()
-    return next((suffix.removesuffix(".gz") for suffix in SUFFIXES if name.endswith(suffix)), None)
+    return next((suffix.removesuffix(".gz") for suffix in suffixes if name.endswith(suffix)), None)
 
 
-def _open_file(path: Path) -> Table:
+def open_file(path: Path, *, columns: Sequence[str] | None = None) -> Table:
+    """The rows of a data file, by the ending of its name; plain text has rows of one cell, empty lines too.
+
+    Args:
+        path: Of the file.
+        columns: Of parquet, the names of those that are read; None for all.
+    """
     suffix = _suffix(path)
     if suffix == ".parquet":
-        return Table(str(path), "row", _parquet(path))
-    read = {".tsv": _tsv, ".csv": read_csv, ".jsonl": _jsonl}[cast(str, suffix)]
+        return Table(str(path), "row", _parquet(path, columns))
+    read = {".tsv": _tsv, ".csv": read_csv, ".jsonl": _jsonl, ".txt": _plain}[cast(str, suffix)]
     return Table(str(path), "line", read(path))
 
 
@@ -126,7 +146,7 @@ def flaw(text: object) -> str | None:
     if not isinstance(text, str):  # also null and NaN of parquet and JSON
         return f"expected text, found {text!r:.60}"
     if all(character.isspace() or character in _INVISIBLE for character in text):
-        return "an empty sentence"
+        return EMPTY
     if "\0" in text:
         return "a sentence holds the character NUL (is the file UTF-16?)"
     try:
@@ -140,6 +160,11 @@ def _tsv(path: Path) -> Iterator[tuple[int, Cells | str]]:
     for number, line, problem in read_lines(path):
         if text := line.rstrip("\r\n"):
             yield number, problem or text.split("\t")
+
+
+def _plain(path: Path) -> Iterator[tuple[int, Cells | str]]:
+    for number, line, problem in read_lines(path):
+        yield number, problem or [line.rstrip("\r\n")]
 
 
 def read_csv(path: Path) -> Iterator[tuple[int, Cells | str]]:
@@ -212,7 +237,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, Cells | str]]:
+def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[tuple[int, Cells | str]]:
     import datasets
     import pyarrow
     import pyarrow.parquet
@@ -220,7 +245,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Cells | str]]:
     try:
         file = pyarrow.parquet.ParquetFile(path)
         features = datasets.Features.from_arrow_schema(file.schema_arrow)
-        yield from _named(features, (batch.to_pydict() for batch in file.iter_batches(batch_size=10_000)))
+        yield from _named(features, (batch.to_pydict() for batch in file.iter_batches(10_000, columns=columns)))
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read as parquet: {error}") from error
 
@@ -253,7 +278,7 @@ def _named(features: Any, batches: Iterator[dict[str, list[Any]]]) -> Iterator[t
             number += 1
             row = dict(zip(batch, values, strict=True))
             for key, classes in names.items():
-                if isinstance(row[key], int):
+                if isinstance(row.get(key), int):
                     known = 0 <= row[key] < len(classes)
                     row[key] = classes[row[key]] if known else NO_GOLD if row[key] == -1 else f"class {row[key]}"
             yield number, row
