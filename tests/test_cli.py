@@ -345,7 +345,7 @@ package = types.ModuleType("lacos_st")
 package.__path__ = [{str(Path(lacos_st.__file__).parent)!r}]
 sys.modules["lacos_st"] = package
 from lacos_st.cli import main
-commands = ("train", "evaluate", "memory", "cost", "demo")
+commands = ("train", "evaluate", "encode", "memory", "cost", "demo")
 for line in (["--help"], ["--version"], *([command, "--help"] for command in commands)):
     try:
         main(line)

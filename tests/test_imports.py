@@ -13,7 +13,7 @@ import pytest
 import lacos_st
 
 ROOT = Path(lacos_st.__file__).parent
-FOLDERS = ("commands", "recipe")
+FOLDERS = ("commands", "corpus", "recipe")
 FILES = {path.stem: path for path in sorted(ROOT.glob("*.py"))}
 """By name: "cli", "recipe.cost"; a folder's own __init__ by the folder's name, "recipe"."""
 for folder in FOLDERS:
@@ -83,6 +83,16 @@ ALLOWED = {
     "recipe.isoflop": {"recipe.forms"},
     "recipe.optimum": {"errors", "recipe.cost", "recipe.forms", "recipe.law"},
     "canvas": {"errors"},
+    "turns": set(),
+    "corpus": set(),
+    "corpus.options": {"errors", "options"},
+    "corpus.files": {"errors"},
+    "corpus.rows": {"errors", "nli", "sources"},
+    "corpus.precision": {"corpus.options", "errors"},
+    "corpus.shards": {"corpus.files", "corpus.options", "corpus.rows"},
+    "corpus.pool": set(),
+    "corpus.progress": set(),
+    "corpus.encoder": {"checkpoint", "corpus.options", "errors", "models"},
 }
 MODULES = {"blockwise", "linear", "quantizer", "attention", "bloom", "adapters", "checkpoint", "transformer", "pooling"}
 """The files that make up a model: data and scores know nothing of them."""
