@@ -156,6 +156,27 @@ def prediction_lines(row: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def corpus_lines(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of `benchmarks.corpus`."""
+    runs, check = row["runs"], row["check"]
+    largest = runs[str(check["rows_expected"])]
+    sizes = " / ".join(f"{int(count):,}" for count in runs)
+    peaks = " / ".join(f"{one['peak_bytes'] / MIB:.0f}" for one in runs.values())
+    right = check["rows"] == check["rows_expected"] and not check["out_of_order"]
+    return [
+        (
+            f"`lacos-st encode`, {check['rows_expected']:,} short sentences, {row['model']}",
+            f"{largest['sentences_per_second']:,.0f} sentences/s, {largest['tokens_per_second']:,.0f} tokens/s",
+        ),
+        (f"the same, peak memory at {sizes} rows", f"{peaks} MiB"),
+        (
+            f"the same, killed after {largest['killed_after_shards']} of {row['shards']} shards and resumed",
+            f"{'every row once and in order' if right else '**rows lost or out of order**'}, within "
+            f"{check['max_difference']:.1e} of one call",
+        ),
+    ]
+
+
 LINES = {
     "training": training_lines,
     "encoding": encoding_lines,
@@ -166,6 +187,7 @@ LINES = {
     "format": format_lines,
     "parity": parity_lines,
     "loading": loading_lines,
+    "corpus": corpus_lines,
 }
 
 
