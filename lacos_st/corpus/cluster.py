@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from lacos_st.corpus.options import EncodeOptions
 from lacos_st.corpus.windows import WINDOW_BATCHES, Cursor, corpus_of, windows, write_shard
 from lacos_st.errors import UserError
 
+REACHED_SECONDS = 10
 LOCAL = "local"
 """The address that stands for a cluster on this machine, for as long as the run."""
 
@@ -126,6 +128,7 @@ def _connected(options: EncodeOptions) -> Any:
         raise UserError('--ray needs Ray Data: pip install "lacos_st[ray]"') from error
     local = options.ray == LOCAL
     try:
+        _reach(str(options.ray))
         ray.init(
             address="local" if local else options.ray,
             num_cpus=max(options.workers, os.cpu_count() or 1) if local else None,
@@ -133,13 +136,24 @@ def _connected(options: EncodeOptions) -> Any:
             log_to_driver=False,
             logging_level="ERROR",
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # OSError: ConnectionError too
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"no Ray cluster at {options.ray!r} ({reason}): check the address, or give --ray alone for one on this "
             "machine"
         ) from error
     return ray
+
+
+def _reach(address: str) -> None:
+    """Try the port of an address that has one: Ray itself may try for minutes.
+
+    Raises:
+        OSError: nobody answers there.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=REACHED_SECONDS).close()
 
 
 def _as_seen_by_all(options: EncodeOptions) -> EncodeOptions:
