@@ -135,6 +135,11 @@ class PeakMemory:
         """Peak above the start, by kind."""
         return {key: self._peak[key] - self._start[key] for key in self._start}
 
+    @property
+    def left(self) -> dict[str, int]:
+        """Now above the start, by kind."""
+        return {key: value - self._start[key] for key, value in memory().items()}
+
 
 def memory() -> dict[str, int]:
     """Resident and anonymous bytes of this process."""
@@ -165,7 +170,9 @@ def load(kind: str, folder: str) -> dict[str, float]:
         for tensor in tensors:
             tensor.detach().view(-1).view(torch.uint8).max() if tensor.numel() else None
     seconds = time.perf_counter() - began
-    rise = {f"peak_{key}_bytes": value for key, value in peak.rise.items()}
+    rise = {f"peak_{key}_bytes": value for key, value in peak.rise.items()} | {
+        "anonymous_bytes": peak.left["anonymous"]
+    }
     return {"model_bytes": sum(tensor.nbytes for tensor in tensors), "seconds": round(seconds, 2), **rise}
 
 

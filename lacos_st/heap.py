@@ -22,6 +22,11 @@ def keep_freed_memory() -> None:
 def return_freed_memory() -> None:
     """Give back what is free, and from now on large blocks as soon as they are freed, as glibc does by itself."""
     _set(mmap_threshold=GLIBC_LARGEST, trim_threshold=2 * GLIBC_LARGEST)
+    trim()
+
+
+def trim() -> None:
+    """Give back the pages that are free now, those in holes between live blocks too."""
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)
 

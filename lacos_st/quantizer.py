@@ -17,6 +17,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from lacos_st.blockwise import BLOCK_SIZE, CODES, quantize
 from lacos_st.errors import UserError
+from lacos_st.heap import trim
 from lacos_st.linear import dequantize_, empty_8bit, replace_layer_, storable_layers
 from lacos_st.pages import release_pages
 from lacos_st.stored import Stored8bit
@@ -100,12 +101,13 @@ def _quantize_and_release(
     rows, columns = tensor.shape
     codes = torch.empty(rows, columns, dtype=torch.uint8, device=tensor.device)
     absmax = torch.empty(rows, columns // block_size, dtype=torch.float32, device=tensor.device)
-    step = max(1, SLAB_BYTES // max(1, columns * tensor.element_size()))
+    step = max(1, SLAB_BYTES // max(1, columns * torch.float32.itemsize))  # what `quantize` turns a half into
     for part, part_codes, part_absmax in zip(tensor.split(step), codes.split(step), absmax.split(step), strict=True):
         found = quantize(part, block_size=block_size, code=code, name=name)
         part_codes.copy_(found[0])
         part_absmax.copy_(found[1])
         release_pages(part)
+    trim()  # what came and went leaves holes between the codes that stay
     return codes, absmax
 
 

@@ -41,7 +41,7 @@ ALLOWED = {
     "blockwise": {"upstream"},
     "stored": {"blockwise", "errors", "upstream"},
     "linear": {"blockwise", "errors", "stored"},
-    "quantizer": {"blockwise", "errors", "linear", "pages", "stored", "upstream"},
+    "quantizer": {"blockwise", "errors", "heap", "linear", "pages", "stored", "upstream"},
     "pages": set(),
     "ragged": set(),
     "alibi": set(),
