@@ -16,6 +16,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,34 +69,40 @@ def sinusoidal_(table: torch.Tensor, *, std: float) -> None:
     table *= std / table.std()
 
 
-def save_float(name: str, model: nn.Module, work: Path) -> Path:
-    """Write the float checkpoint in transformers' layout, with the tokenizer; its folder."""
+def save_float(folder: Path, model: nn.Module, tokenizer: Path) -> None:
+    """Write the float checkpoint in transformers' layout to `folder`, with the tokenizer of a ``tokenizer.json``."""
     from tokenizers import Tokenizer
 
-    folder = work / f"{name}-float"
-    model.config.architectures = ["BloomModel" if name == "bloom-nano" else "BertModel"]
+    masked = model.config.model_type == "bert"
+    model.config.architectures = ["BertModel" if masked else "BloomModel"]
     model.save_pretrained(str(folder))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["architectures"] = model.config.architectures  # save_pretrained writes the class's own name
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
-    save_tokenizer(tokenizer, folder, masked=name == "bert-nano", max_tokens=MAX_TOKENS)
-    return folder
+    save_tokenizer(Tokenizer.from_file(str(tokenizer)), folder, masked=masked, max_tokens=MAX_TOKENS)
 
 
-def pretrain(name: str, arguments: argparse.Namespace) -> None:
-    """Train one model to the end of its budget and write its float checkpoint and its row in ``NAME.json``."""
-    work, device = arguments.work, arguments.device
-    settings = Settings(
-        objective=OBJECTIVES[name], tokens=arguments.tokens, minutes=arguments.minutes,
-        batch_blocks=arguments.batch_blocks, peak_lr=arguments.lr, seed=arguments.seed,
-    )  # fmt: skip
-    torch.manual_seed(arguments.seed)
-    model = build(name)
-    train, validation = (np.load(work / f"{part}.npy", mmap_mode="r") for part in ("train", "validation"))
+def pretrain(
+    name: str, model: nn.Module, settings: Settings, *, corpus: Path, work: Path, device: str, save_seconds: float
+) -> dict[str, Any]:
+    """Train a model to the end of its budget; write its float checkpoint, ``NAME-float``, and its row, ``NAME.json``.
+
+    Args:
+        name: of the run.
+        model: as `build` returns it.
+        settings: of the run.
+        corpus: holds ``train.npy``, ``validation.npy`` and ``tokenizer.json``.
+        work: for checkpoints, float model and row.
+        device: torch device.
+        save_seconds: seconds between checkpoints.
+
+    Returns:
+        The row.
+    """
+    train, validation = (np.load(corpus / f"{part}.npy", mmap_mode="r") for part in ("train", "validation"))
     run = Pretraining(model, train, validation, work / name, settings, device=device)
-    held_out = run.run(save_seconds=arguments.save_seconds)
-    save_float(name, run.model.cpu(), work)
+    held_out = run.run(save_seconds=save_seconds)
+    save_float(work / f"{name}-float", run.model.cpu(), corpus / "tokenizer.json")
     row = {
         "tokens": run.step * run.tokens_per_step,
         "steps": run.step,
@@ -103,16 +110,17 @@ def pretrain(name: str, arguments: argparse.Namespace) -> None:
         "device": device,
         "threads": torch.get_num_threads(),
         "held_out_loss_nats": round(held_out, 4),
-        "command": "python examples/pretrain_nano.py " + " ".join(sys.argv[1:]),
+        "command": f"python examples/{Path(sys.argv[0]).name} " + " ".join(sys.argv[1:]),
     }
     (work / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+    return row
 
 
 def export_checkpoint(name: str, work: Path) -> None:
     """Write the float checkpoint of a run that still goes on, from its last saved state."""
     model = build(name)
     model.load_state_dict(torch.load(work / name / "checkpoint.pt", map_location="cpu", weights_only=True)["model"])
-    save_float(name, model, work)
+    save_float(work / f"{name}-float", model, work / "tokenizer.json")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -144,7 +152,15 @@ def main(arguments: list[str] | None = None) -> None:
     elif given.model:
         prepare(given.data, given.work, vocabulary=VOCABULARY, scale=given.corpus_scale, seed=given.seed)
         for name in given.model:
-            pretrain(name, given)
+            settings = Settings(
+                objective=OBJECTIVES[name], tokens=given.tokens, minutes=given.minutes,
+                batch_blocks=given.batch_blocks, peak_lr=given.lr, seed=given.seed,
+            )  # fmt: skip
+            torch.manual_seed(given.seed)
+            pretrain(
+                name, build(name), settings,
+                corpus=given.work, work=given.work, device=given.device, save_seconds=given.save_seconds,
+            )  # fmt: skip
     if given.ship:
         ship(given.work, given.ship)
     if not (given.export or given.model or given.ship):
