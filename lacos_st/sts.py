@@ -113,15 +113,19 @@ def load_tasks(folder: str | Path, *, names: Sequence[str] | None = None) -> lis
     return [known[name]() for name in dict.fromkeys(wanted)]
 
 
-def load_task_file(path: str | Path) -> StsTask:
+def load_task_file(path: str | Path, *, option: str = "eval_sts") -> StsTask:
     """The task in one file of graded pairs, read as `load_tasks` reads the folder in which it lies.
+
+    Args:
+        path: of a .tsv or .csv file.
+        option: that named it, for the message.
 
     Raises:
         UserError: There is no such file, or it cannot be used.
     """
     file = Path(path)
     if not file.is_file():
-        raise UserError(f"eval_sts {file} is no file: name a .tsv or .csv of columns score, sentence 1, sentence 2")
+        raise UserError(f"{option} {file} is no file: name a .tsv or .csv of columns score, sentence 1, sentence 2")
     (task,) = load_tasks(file.parent, names=[file.stem])
     return task
 

@@ -16,7 +16,7 @@ from lacos_st.methods import build_loss, build_model, load_rows
 from lacos_st.presets import described, learning_rate
 from lacos_st.runs import RunFolder
 from lacos_st.settings import ADAPTER_METHODS, TrainConfig
-from lacos_st.sts import load_task_file
+from lacos_st.sts import StsTask, load_task_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -208,18 +208,59 @@ def _run(
     )
 
 
+def prepared(config: TrainConfig, rows: Dataset) -> TrainConfig:
+    """The run with its learning rate filled in, after a look at the memory that it will take.
+
+    Raises:
+        UserError: it does not fit in memory.
+    """
+    shape = _shape(config)
+    return _within_memory(_with_rate(config, shape), shape, rows)
+
+
+def fit_(model: SentenceTransformer, config: TrainConfig, rows: Dataset) -> float:
+    """Train a model on rows as `train` does, but validate, log and save nothing.
+
+    Args:
+        model: from `build_model` with this `config`; trained in place.
+        config: resolved; its `output` is a folder that the stock trainer may write to.
+        rows: to train on.
+
+    Returns:
+        Seconds of the training loop.
+
+    Raises:
+        UserError: the loss became NaN or infinite.
+    """
+    from transformers import PrinterCallback
+
+    from lacos_st.trainer import LacosTrainer
+
+    model.model_card_data.widget = [{"text": ""}]  # or examples are looked for, for a card that there is not
+    arguments = _arguments(config, RunFolder(Path(config.output)), rows=len(rows), eval_rows=0, sts=False, saves=False)
+    trainer = LacosTrainer(model=model, args=arguments, train_dataset=rows, loss=build_loss(config, model))
+    trainer.remove_callback(PrinterCallback)
+    start = time.perf_counter()
+    trainer.train()
+    return time.perf_counter() - start
+
+
 def _evaluator(config: TrainConfig) -> EmbeddingSimilarityEvaluator | None:
-    """The stock evaluator on the graded pairs of `eval_sts`; all four similarities, as the paper takes their best."""
+    """That of `eval_sts`."""
     if config.eval_sts is None:
         return None
+    return sts_evaluator(load_task_file(config.eval_sts), batch_size=config.batch_size)
+
+
+def sts_evaluator(task: StsTask, *, batch_size: int) -> EmbeddingSimilarityEvaluator:
+    """The stock evaluator on graded pairs; all four similarities, as the paper takes their best."""
     from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 
-    task = load_task_file(config.eval_sts)
     return EmbeddingSimilarityEvaluator(
         list(task.sentences1),
         list(task.sentences2),
         task.unit_scores,
-        batch_size=config.batch_size,
+        batch_size=batch_size,
         name=EVALUATOR_NAME,
         similarity_fn_names=["cosine", "manhattan", "euclidean", "dot"],
         write_csv=False,  # the figures go to log.jsonl
@@ -227,7 +268,7 @@ def _evaluator(config: TrainConfig) -> EmbeddingSimilarityEvaluator | None:
 
 
 def _arguments(
-    config: TrainConfig, folder: RunFolder, *, rows: int, eval_rows: int, sts: bool
+    config: TrainConfig, folder: RunFolder, *, rows: int, eval_rows: int, sts: bool, saves: bool = True
 ) -> SentenceTransformerTrainingArguments:
     """`config` in the stock trainer's words."""
     import torch
@@ -261,7 +302,7 @@ def _arguments(
         eval_strategy="steps" if evaluates else "no",
         eval_steps=every,
         eval_on_start=evaluates and not config.resume,  # the log's first line: the loss before training
-        save_strategy="steps",
+        save_strategy="steps" if saves else "no",
         save_steps=every,
         save_total_limit=1,  # the last one, and the best
         load_best_model_at_end=evaluates,
