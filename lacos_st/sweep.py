@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -73,26 +74,48 @@ class Sweep:
 
         Args:
             bench: that `of` came with; other processes make their own.
-        """
-        import yaml
 
+        Raises:
+            UserError: another sweep is writing to the table.
+        """
         table = Path(self.grid.output)
-        table.parent.mkdir(parents=True, exist_ok=True)
-        conditions_file(table).write_text(yaml.safe_dump(self.conditions, sort_keys=False), encoding="utf-8")
         # before the others: what is known without training
         short = [trial for trial in self.left if not trial.reached]
         rest = [trial for trial in self.left if trial.reached]
         start = (lambda: bench.run) if self.grid.jobs == 1 else partial(_start, self.grid, self.commit)
-        for items, how, processes in ((short, lambda: bench.run, 1), (rest, start, self.grid.jobs)):
-            for outcome in work(items, how, processes=processes):
-                if outcome.result is not None:
-                    append_run(table, outcome.result)
-                yield outcome
+        with _alone(table, self.conditions):
+            for items, how, processes in ((short, lambda: bench.run, 1), (rest, start, self.grid.jobs)):
+                for outcome in work(items, how, processes=processes):
+                    if outcome.result is not None:
+                        append_run(table, outcome.result)
+                    yield outcome
 
 
 def conditions_file(table: Path) -> Path:
     """Beside a table, what all of its rows have in common."""
     return table.with_suffix(".conditions.yaml")
+
+
+@contextmanager
+def _alone(table: Path, conditions: dict[str, Any]) -> Iterator[None]:
+    """Write the conditions, and hold them so that no other sweep trains the same runs for the same table."""
+    import yaml
+
+    table.parent.mkdir(parents=True, exist_ok=True)
+    with conditions_file(table).open("a+", encoding="utf-8") as file:
+        with suppress(ImportError):  # no such locks on Windows
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"another sweep is writing to {table}: wait for it, or write to another table with --output"
+                ) from error
+        file.truncate(0)
+        file.write(yaml.safe_dump(conditions, sort_keys=False))
+        file.flush()
+        yield
 
 
 def _start(grid: Grid, commit: str) -> Any:

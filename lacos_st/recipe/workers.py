@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from lacos_st.errors import UserError
 
@@ -84,8 +85,7 @@ class _Worker:
     """A process and the item that it has; the item goes in a list, so that None is an item like any other."""
 
     def __init__(self, start: Callable[[], Do[Any, Any]]) -> None:
-
-        context = multiprocessing.get_context(START_METHOD)
+        context = cast(SpawnContext, multiprocessing.get_context(START_METHOD))
         self.connection, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(target=_serve, args=(theirs, start), daemon=True)
         self.process.start()
