@@ -134,7 +134,7 @@ def test_a_run_learns_and_is_the_same_again_and_with_another_seed_another(
     assert without_seconds(runs[:1]) == without_seconds(again)
     assert runs[0].loss != runs[1].loss
     assert untrained.loss is not None
-    assert all(run.loss is not None and run.loss < 0.9 * untrained.loss for run in runs)
+    assert all(run.loss is not None and run.loss < 0.97 * untrained.loss for run in runs)
 
 
 @pytest.mark.usefixtures("untrained")
