@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from lacos_st.commands import cost, demo, encode, evaluate, fit, memory, sweep, train
+from lacos_st.commands import cost, demo, encode, evaluate, fit, memory, plan, sweep, train
 from lacos_st.commands.parsing import Parser
 from lacos_st.errors import UserError
 
-COMMANDS = (train, evaluate, encode, memory, cost, sweep, fit, demo)
+COMMANDS = (train, evaluate, encode, memory, cost, plan, sweep, fit, demo)
 USER_ERROR = 2  # exit status of whatever the user can mend, as argparse has it
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
