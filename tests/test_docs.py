@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 sys.path.insert(0, str(ROOT))  # for benchmarks, which are not installed
 
-from benchmarks import readme  # noqa: E402
+from benchmarks import readme, worked  # noqa: E402
 
 
 def test_every_file_of_the_package_stands_in_the_tree() -> None:
@@ -51,3 +51,8 @@ def test_documents_name_files_that_exist(name: str) -> None:
     named = set(re.findall(r"`(?:\w+/)*(\w+\.py)`", text))
     assert named
     assert named <= {p.name for p in ROOT.rglob("*.py") if ".venv" not in p.parts}
+
+
+def test_worked_examples_are_what_the_command_prints() -> None:
+    text = worked.FILE.read_text(encoding="utf-8")
+    assert worked.rewrite(text) == text, "run `python -m benchmarks.worked`"

@@ -157,12 +157,12 @@ def test_rank_and_blocks_are_the_papers() -> None:
 
 
 def test_memory_removes_sizes_and_switches_on_what_fits(pythia: list[Member]) -> None:
-    free, tight = (plan_by_paper(pythia, request_of("1e19", memory_bytes=m)) for m in (None, 3 * GIB))
+    free, tight = (plan_by_paper(pythia, request_of("1e19", memory_bytes=m)) for m in (None, GIB * 3 // 2))
     assert free.best.fits is None and free.best.job.mini_batch is None
     assert tight.best.member.parameters < free.best.member.parameters
-    assert tight.best.peak_bytes <= 3 * GIB < free.best.peak_bytes
+    assert tight.best.peak_bytes <= GIB * 3 // 2 < free.best.peak_bytes
     assert tight.best.fits and (tight.best.job.checkpointing or tight.best.job.mini_batch)
-    assert all(option.peak_bytes <= 3 * GIB for option in tight.considered)
+    assert all(option.peak_bytes <= GIB * 3 // 2 for option in tight.considered)
     assert any("are there" in each.reason for each in tight.left_out)
 
 
@@ -201,9 +201,9 @@ def test_the_lowest_loss_is_planned(pythia: list[Member]) -> None:
 
 
 def test_serving_moves_the_optimum_to_smaller_models(pythia: list[Member]) -> None:
-    free, serving = (by_law(pythia, request_of("1e17", serve_tokens=served)) for served in (0.0, 3e8))
+    free, serving = (by_law(pythia, request_of("1e17", serve_tokens=served)) for served in (0.0, 2e9))
     assert serving.best.member.parameters < free.best.member.parameters
-    assert serving.best.bill.flops.serving >= 2 * serving.best.member.parameters * 3e8
+    assert serving.best.bill.flops.serving >= 2 * serving.best.member.parameters * 2e9
 
 
 def test_a_law_is_not_asked_far_away(pythia: list[Member]) -> None:
@@ -264,8 +264,8 @@ def test_the_json_has_the_keys_of_its_version(pythia: list[Member]) -> None:
 
 
 def test_the_text_says_what_and_why(pythia: list[Member]) -> None:
-    text = "\n".join(lines(plan_by_paper(pythia, request_of("1e17", memory_bytes=13 * GIB))))
-    for said in ("lora, rank 128", "learning rate", "peak memory", "threshold of 9.06e+16", "a rule of ours", "fits"):
+    text = "\n".join(lines(plan_by_paper(pythia, request_of("1e17", memory_bytes=16 * GIB))))
+    for said in ("lora, rank 128", "learning rate", "peak memory", "threshold of 9.06e16", "a rule of ours", "fits"):
         assert said in text
 
 

@@ -28,6 +28,7 @@ from lacos_st.recipe.proposal import (
     smallest_budget,
 )
 from lacos_st.recipe.runs_table import Run
+from lacos_st.recipe.units import show_flops
 
 PAPER_LAW = "Algorithm 1 of the recipe paper (arXiv 2406.04165)"
 
@@ -231,7 +232,9 @@ def plan_by_paper(family: Sequence[Member], request: Request, *, shipped: Sequen
     side = "at most" if first == "full" else "above"
     best = chosen.get(first) or chosen[second]
     other = chosen[second] if first in chosen and second in chosen else None
-    why = [f"{flops:.3g} FLOP are {side} the paper's threshold of {paper.THRESHOLD_FLOPS:.3g}: {_names(first)}."]
+    why = [
+        f"{show_flops(flops)} are {side} the paper's threshold of {show_flops(paper.THRESHOLD_FLOPS)}: {_names(first)}."
+    ]
     if first not in chosen:
         why.append(f"{_names(first)} fits no size of the family, so {_names(second)} takes its place.")
     elif best.option.setting.method != first:

@@ -272,9 +272,9 @@ def smallest_budget(left_out: list[LeftOut], request: Request) -> UserError:
         seconds = request.budget.seconds(needed)
         time = "" if seconds is None or request.budget.counted == "paper" else f" ({seconds / 3600:.2g} hours)"
         return UserError(
-            f"the budget of {show_flops(request.budget.flops)} is too small for one step of {request.batch_size} "
-            f"pairs of {request.length:g} tokens a side{serving}: the smallest that works is "
-            f"{show_flops(_up(needed))}{time}, for {least.method} on {least.member.name}; raise the budget, or lower --batch-size or --length"
+            f"the budget of {show_flops(request.budget.flops)} is too small for one step of {request.batch_size} pairs "
+            f"of {request.length:g} tokens a side{serving}: the smallest that works is {show_flops(_up(needed))}"
+            f"{time}, for {least.method} on {least.member.name}; raise the budget, or lower --batch-size or --length"
         )
     reasons = "; ".join(f"{each.method} on {each.member.name}: {each.reason}" for each in left_out[:3])
     memory = "" if request.memory_bytes is None else f" in {show_bytes(request.memory_bytes)}"
