@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -22,12 +23,14 @@ from lacos_st.recipe.shapes import shape_of
 from lacos_st.recipe.units import show_flops
 from lacos_st.settings import TrainConfig
 
-SECONDS = 20.0
-"""Of timed steps; with building the model and warming up a minute is not reached."""
+SECONDS = 15.0
+"""Of timed steps, where the machine does `FEWEST_STEPS` in it."""
+MOST_SECONDS = 45.0
+"""Of training, where it does not: one timed step is then enough. With the building of the model that is a minute."""
 MOST_STEPS = 50
 FEWEST_STEPS = 3
 WARM_UP = 1  # steps that are not counted: memory is taken, kernels are chosen
-SIZES = {"cpu": (768, 4, 32), "cuda": (2048, 8, 128)}
+SIZES = {"cpu": (512, 4, 32), "cuda": (2048, 8, 128)}
 """Width, blocks and pairs of a batch: large enough for the rate of the models that are planned there."""
 HEAD = 64  # width of a head
 LENGTH = 24  # words of a sentence
@@ -41,13 +44,19 @@ class _Clock(TrainerCallback):
 
     def __init__(self, seconds: float, device: str) -> None:
         self.seconds, self.device = seconds, device
+        self.start = math.inf
         self.ends: list[float] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.start = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.device == "cuda":
             torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
-        if len(self.ends) > WARM_UP + FEWEST_STEPS and self.ends[-1] - self.ends[0] > self.seconds:
+        timed = len(self.ends) - WARM_UP
+        enough = timed >= FEWEST_STEPS and self.ends[-1] - self.ends[WARM_UP - 1] >= self.seconds
+        if enough or (timed >= 1 and self.ends[-1] - self.start > MOST_SECONDS):
             control.should_training_stop = True
 
 
@@ -88,7 +97,10 @@ def _timed_steps(
 
     tokenizer = AutoTokenizer.from_pretrained(resolve(TOKENIZER))
     tokenizer.save_pretrained(folder)
-    config = BloomConfig(vocab_size=len(tokenizer), hidden_size=hidden, n_layer=layers, n_head=hidden // HEAD)
+    special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    config = BloomConfig(
+        vocab_size=len(tokenizer), hidden_size=hidden, n_layer=layers, n_head=hidden // HEAD, **special
+    )
     BloomModel(config).save_pretrained(folder)
     options = TrainConfig(
         base=str(folder), data=(), output=str(folder), method="full", lora_rank=0, batch_size=pairs, cpu=device == "cpu"

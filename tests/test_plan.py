@@ -346,7 +346,7 @@ def test_the_smallest_budget_that_is_named_works(capsys: pytest.CaptureFixture[s
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a table of runs and the law that was fitted on it."""
     folder = tmp_path_factory.mktemp("fitted")
-    runs = sweeps.sweep(seeds=1)
+    runs = sweeps.sweep(sizes=sweeps.SIZES[::2], budgets=sweeps.BUDGETS[::2], seeds=1)
     for run in runs:
         append_run(folder / "runs.csv", run)
     laws = fit_laws({"full": runs}, source="runs.csv", date="2026-11-21", bootstrap=4, forms=("ND",))
@@ -360,7 +360,10 @@ def test_the_command_with_a_fitted_law(
 ) -> None:
     pytest.importorskip("matplotlib", reason="the extra lacos_st[plot] is not installed")
     monkeypatch.chdir(fitted)
-    command = "plan --flops 1e15 --batch-size 32 --family bases.txt --law law.json --runs runs.csv --data pairs.tsv"
+    (fitted / "runs.conditions.yaml").write_text(
+        "train: [preset=recipe, batch_size=32, weight_decay=0.3]\n", encoding="utf-8"
+    )
+    command = "plan --flops 1e15 --family bases.txt --law law.json --runs runs.csv --data pairs.tsv"
     assert main([*command.split(), "--plots", str(tmp_path), "--yaml", str(tmp_path / "plan.yaml"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["plan"]["learning_rate"] == 1e-3  # that of the runs
@@ -370,6 +373,7 @@ def test_the_command_with_a_fitted_law(
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.glob("*.png"))
     config = TrainConfig.from_yaml(tmp_path / "plan.yaml")
     assert (config.base, config.max_steps) == (found["plan"]["base"], found["plan"]["steps"])
+    assert (config.batch_size, config.weight_decay, config.scale) == (32, 0.3, 40)  # the runs', the runs', the preset's
     append_run(tmp_path / "other.csv", sweeps.sweep(seeds=1)[0])
     assert main([*command.replace("runs.csv", str(tmp_path / "other.csv")).split()[:-2]]) == 2
 

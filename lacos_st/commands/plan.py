@@ -31,7 +31,8 @@ def plan(arguments: argparse.Namespace) -> None:
     request = _request(arguments)
     found, plots = _planned(arguments, family, request)
     if arguments.yaml is not None:
-        values = config_of(found.best, data=arguments.data, output=arguments.output)
+        shared = {name: value for name, value in _conditions(arguments).items() if name not in ("preset", "batch_size")}
+        values = config_of(found.best, data=arguments.data, output=arguments.output, shared=shared)
         arguments.yaml.parent.mkdir(parents=True, exist_ok=True)
         arguments.yaml.write_text(as_yaml(found, values), encoding="utf-8")
     if arguments.json:
@@ -86,7 +87,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     budget = budget_of(flops=arguments.flops, hours=arguments.hours, rate=rate)
     memory = None if rate is None else rate.memory_bytes
     pairs = None if arguments.pairs is None else parse_count(arguments.pairs, name="--pairs")
-    given = {"length": arguments.length, "batch_size": arguments.batch_size}
+    given = {"length": arguments.length, "batch_size": arguments.batch_size or _conditions(arguments).get("batch_size")}
     return Request(
         budget=budget,
         device="cpu" if rate is None else rate.device,
@@ -98,6 +99,14 @@ def _request(arguments: argparse.Namespace) -> Request:
         else parse_count(arguments.serve_tokens, name="--serve-tokens"),
         **{name: value for name, value in given.items() if value is not None},
     )
+
+
+def _conditions(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.runs is None:
+        return {}
+    from lacos_st.recipe.choice import conditions
+
+    return conditions(arguments.runs)
 
 
 def _rate(arguments: argparse.Namespace) -> Rate | None:
@@ -160,7 +169,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--utilization", type=float, metavar="PART", help="of the peak [a measured one, see the plan]")
     parser.add_argument("--device", action="store_true", help="measure this machine by training steps, within a minute")
     parser.add_argument("--length", type=float, metavar="TOKENS", help="of a sentence, on average [32]")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="pairs in a batch [1024, the recipe's]")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="pairs in a batch [that of --runs; 1024, the recipe's]"
+    )
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="of the products [the machine's; float32]"
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lacos_st.options import read_yaml
 from lacos_st.recipe.cost import parameters
 from lacos_st.recipe.job import Method
 from lacos_st.recipe.law import Law
@@ -70,6 +72,24 @@ def chosen_setting(
         name: int(value) if "int" in str(OPTIONS[name]) else value for name, value in values.items() if name in OPTIONS
     }
     return Setting(method, rank=rank, frozen_blocks=min(blocks, shape.layers - 1), lr=lr, source=said, others=others)
+
+
+def conditions(table: Path) -> dict[str, Any]:
+    """What all runs of a table were trained with, as `lacos-st sweep` writes it beside the table; empty without.
+
+    Args:
+        table: RUNS.csv; its conditions are in RUNS.conditions.yaml.
+
+    Raises:
+        UserError: the file is there and cannot be read, or an option is none of `lacos-st train`.
+    """
+    path = table.with_suffix(".conditions.yaml")
+    if not path.is_file():
+        return {}
+    given = dict(str(option).partition("=")[::2] for option in read_yaml(path).get("train") or ())
+    run = {"base": "b", "data": "d", "output": "o", "method": "full", **given}
+    config = TrainConfig.from_mapping(run, source=str(path))
+    return {name: getattr(config, name) for name in given}
 
 
 def _distance(run: Run, shape: ModelShape, budget_flops: float) -> float:

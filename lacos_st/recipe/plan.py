@@ -173,14 +173,14 @@ def _why_size(best: Proposal, found: Sequence[Proposal], request: Request) -> li
         key=lambda option: option.member.parameters,
     )
     place = same.index(best)
-    sentences = []
-    if place:
-        smaller = same[place - 1]
-        sentences.append(f"{smaller.member.name} would see {_times(smaller, best)} the data, for {_loss(smaller)}")
-    if place + 1 < len(same):
-        larger = same[place + 1]
-        sentences.append(f"{larger.member.name} {_times(larger, best)} of it, for {_loss(larger)}")
-    text = ["; ".join(sentences) + "."] if sentences else []
+    beside = same[max(0, place - 1) : place] + same[place + 1 : place + 2]
+    text = [
+        "Of its neighbours in size "
+        + " and ".join(
+            f"{other.member.name} sees {_times(other, best)} the data, for {_loss(other)}" for other in beside
+        )
+        + "."
+    ] * bool(beside)
     if best.all_data:
         text.append(f"All {request.pairs:,.0f} pairs are used once, and the data end before the budget does.")
     return text

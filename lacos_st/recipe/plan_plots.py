@@ -13,6 +13,7 @@ from lacos_st.recipe.law_file import Laws
 from lacos_st.recipe.law_plots import MARKERS, METHOD_COLOURS, plot_frontier, plot_isoflops
 from lacos_st.recipe.plan import Plan
 from lacos_st.recipe.runs_table import Run
+from lacos_st.recipe.units import show_flops
 
 CHOICES, ISOFLOPS, FRONTIER = "choices.png", "isoflops.png", "frontier.png"
 
@@ -77,7 +78,9 @@ def plot_choices(plan: Plan, path: Path) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("N, without token embedding", fontsize=9)
     axes.set_ylabel("expected held-out loss", fontsize=9)
-    axes.set_title(f"{plan.request.budget.flops:.3g} FLOP: law with {LEVEL:.0%} interval; star: the plan", fontsize=11)
+    axes.set_title(
+        f"{show_flops(plan.request.budget.flops)}: law with {LEVEL:.0%} interval; star: the plan", fontsize=11
+    )
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -153,13 +153,16 @@ def _option(option: Proposal, plan: Plan) -> dict[str, Any]:
     }
 
 
-def config_of(option: Proposal, *, data: Sequence[str], output: str) -> dict[str, Any]:
+def config_of(
+    option: Proposal, *, data: Sequence[str], output: str, shared: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Options of `lacos-st train`, checked by it; what is not among them stands in its preset `recipe`.
 
     Args:
         option: to be trained.
         data: as `lacos-st train` takes it.
         output: the run's folder.
+        shared: options that all runs of a law were trained with; what was planned goes before them.
 
     Raises:
         UserError: the options contradict each other.
@@ -167,6 +170,7 @@ def config_of(option: Proposal, *, data: Sequence[str], output: str) -> dict[str
     job = option.job
     values: dict[str, Any] = {
         "preset": "recipe",
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in (shared or {}).items()},
         "base": option.member.name,
         "data": list(data),
         "output": output,
