@@ -6,6 +6,9 @@ Importing the package registers the 8-bit format with transformers and the modul
 
 from __future__ import annotations
 
+from lacos_st.hush import speak
+
+# isort: split
 from sentence_transformers.base.model import BaseModel
 
 from lacos_st.bloom import BloomEncoder
@@ -34,3 +37,4 @@ __all__ = [
 ]
 
 register_modules(BaseModel, (BloomLoRA8bit, LoRA8bit, Pooling))
+speak()
