@@ -1,6 +1,6 @@
 """Predicted against measured memory: whole runs of `train` and `encode`, each in a fresh process on the CPU.
 
-    python -m benchmarks.prediction            # 16 combinations of size, batch and method, one row of results
+    python -m benchmarks.prediction            # 18 combinations of size, batch and method, one row of results
     python -m benchmarks.prediction --quick    # three small ones, not recorded
 
 What is measured is the resident peak (VmHWM, which Linux keeps exactly) above what stood before, with a tiny run of
@@ -102,6 +102,8 @@ CASES = (
     Case(BASE, "full", 128),
     Case(WIDE, "full", 16),
     Case(WIDE, "full", 64, options={"optimizer": "adamw", "gradient_checkpointing": True}),
+    Case(WIDE, "freeze", 64, options={"frozen_blocks": 5}),
+    Case(BASE, "bias", 128),
     Case(Size("bert"), "sbert", 128),
     Case(Size("llama"), "lacos", 128),
     Case(Size("gpt_neox"), "lora", 128),
@@ -195,7 +197,8 @@ def run(case: Case, base: Path, work: Path) -> None:
 def tiny(case: Case) -> Case:
     """The same kind of run, as small as it gets."""
     size = dataclasses.replace(case.size, hidden=256, layers=1, vocabulary=WORDS + len(synthetic.SPECIAL))
-    return dataclasses.replace(case, size=size, batch=4, length=8)
+    options = {**case.options, "frozen_blocks": 0} if "frozen_blocks" in case.options else case.options
+    return dataclasses.replace(case, size=size, batch=4, length=8, options=options)
 
 
 def measure(case: Case, folder: Path, *, as_run: bool) -> int:
