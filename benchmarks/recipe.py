@@ -116,9 +116,10 @@ def baselines(runs: dict[str, list[Run]], budget_flops: float) -> list[Chosen]:
     won = min(smallest, key=lambda key: smallest[key])
     found = [Chosen("best measured", *best, at[best])]
     full = best_setting(measured, "full", largest, below=budget_flops)
-    found.append(
-        Chosen("always full on the largest", "full", largest, full or "", at.get(("full", largest, full or "")))
-    )
+    if full is None:  # no run of it below: the better setting of those measured here, to its advantage
+        fulls = {setting: loss for (method, size, setting), loss in at.items() if (method, size) == ("full", largest)}
+        full = min(fulls, key=lambda setting: fulls[setting], default="")
+    found.append(Chosen("always full on the largest", "full", largest, full, at.get(("full", largest, full))))
     ranked = [key for key in at if key[:2] == ("lora", largest) and read_setting(key[2]).get("rank") == LORA_RANK]
     lora = min(ranked, key=lambda key: at[key], default=("lora", largest, f"rank={LORA_RANK}"))
     found.append(Chosen(f"always LoRA r={LORA_RANK} on the largest", *lora, at.get(lora)))

@@ -67,6 +67,14 @@ def test_what_was_not_measured_has_no_loss() -> None:
     assert recipe.baselines(runs, 3e12)[1].parameters == SIZES[2]  # the largest that was measured
 
 
+def test_a_rule_of_thumb_that_only_the_largest_budget_shows_takes_the_setting_that_is_best_there() -> None:
+    runs = table()
+    runs["full"] = [run for run in runs["full"] if run.budget_flops == 3e12 or run.parameters < SIZES[-1]]
+    found = recipe.baselines(runs, 3e12)[1]
+    assert (found.parameters, found.setting) == (SIZES[-1], "rank=8")
+    assert found.loss is not None
+
+
 def test_where_the_methods_cross() -> None:
     runs = table()
     cheaper = [replace(run, loss=run.loss and run.loss - 0.05) for run in runs["full"] if run.budget_flops < 5e11]
