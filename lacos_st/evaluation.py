@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from lacos_st.atomic import write_text
 from lacos_st.errors import UserError
 from lacos_st.models import describe, load_model
 from lacos_st.report import SIMILARITIES, ModelScores, Results, TaskScores, markdown_table
@@ -330,10 +329,7 @@ def _json(value: object) -> str:
 
 
 def _write(output_dir: Path, texts: Mapping[str, str]) -> None:
-    """Write every text to a temporary file of output_dir first, then put them in place: never half of one."""
+    """Write every text into output_dir, each whole or not at all."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".writing-") as scratch:
-        for name, text in texts.items():
-            (Path(scratch) / name).write_text(text, encoding="utf-8")
-        for name in texts:
-            os.replace(Path(scratch) / name, output_dir / name)
+    for name, text in texts.items():
+        write_text(output_dir / name, text)

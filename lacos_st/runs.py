@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from lacos_st.atomic import clear_leftovers, not_written, remove_folder, write_text
 from lacos_st.errors import UserError
+from lacos_st.resume import checkpoints
 from lacos_st.settings import RUN_CONTROL, TrainConfig
 
 
@@ -42,13 +45,13 @@ class RunFolder:
 
         Raises:
             UserError: The folder is a file, or holds something and neither `overwrite` nor `resume` was given; on
-                `resume`, there is no checkpoint, or the run was started with other options.
+                `resume`, there is no run, or it was started with other options.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"output {self.path} is a file: name a folder")
         if config.resume:
-            if self.last_checkpoint() is None:
-                raise UserError(f"output {self.path} holds no whole checkpoint to resume from: train without resume")
+            if not self.config.is_file():
+                raise UserError(f"output {self.path} holds no {self.config.name}: there is no run to resume")
             self._check_same(config)
         elif self.path.is_dir() and any(self.path.iterdir()) and not config.overwrite:
             raise UserError(
@@ -69,28 +72,51 @@ class RunFolder:
             )
 
     def last_checkpoint(self) -> Path | None:
-        """The checkpoint of the highest step that was written to its end (the trainer's state is written last)."""
-        whole = [
-            folder
-            for folder in self.checkpoints.glob("checkpoint-*")
-            if folder.name.rsplit("-", 1)[1].isdigit() and (folder / "trainer_state.json").is_file()
-        ]
-        return max(whole, key=lambda folder: int(folder.name.rsplit("-", 1)[1]), default=None)
+        """The checkpoint of the highest step; None where the run was stopped before its first."""
+        whole = checkpoints(self.checkpoints)
+        return whole[-1] if whole else None
 
     def start(self, config: TrainConfig) -> None:
-        """Make the folder and write `train.yaml`.
+        """Make the folder and write `train.yaml`; what a killed process left is cleared away.
 
         With `overwrite`, clear away the old run but for its model, which stays until the new one is ready.
+
+        Raises:
+            UserError: The folder cannot be written.
         """
+        clear_leftovers(self.path, "model", self.config.name, self.log.name)
         if not config.resume:
             self.clear(and_folder=False)
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.config.write_text(config.to_yaml(), encoding="utf-8")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise not_written(self.path, error) from error
+        write_text(self.config, config.to_yaml())
 
     def clear(self, *, and_folder: bool) -> None:
         """Remove what a run writes besides its model; `and_folder`: the folder too where nothing else is in it."""
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
-        for file in (self.config, self.log):
+        for file in (self.config, self.log):  # first, so that nobody resumes what is being removed
             file.unlink(missing_ok=True)
+        clear_leftovers(self.path, self.checkpoints.name)
+        remove_folder(self.checkpoints)
         if and_folder and self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
+
+
+def read_log(file: Path) -> list[dict[str, Any]]:
+    """The rows of `log.jsonl`; a last line that a killed process left unfinished is none.
+
+    Raises:
+        UserError: another line is no row.
+    """
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("no object")
+        except ValueError as error:
+            raise UserError(f"{file}, line {number}, is broken ({error}): remove that line") from error
+        rows.append(row)
+    return rows

@@ -79,6 +79,11 @@ class TrainConfig:
         None, "peak learning rate; none: the preset's for the method, in recipe also for the size"
     )
     batch_size: int = option(32, "pairs in a batch: each one sees batch_size - 1 negatives")
+    gradient_accumulation: int = option(
+        1,
+        "batches whose gradients are averaged for one step; each pair still sees its own batch's negatives only "
+        "(mini_batch_size gives more negatives in the same memory)",
+    )
     epochs: float = option(1.0, "passes over the data")
     max_steps: int | None = option(None, "stop after so many steps, whatever epochs says")
     warmup: float = option(0.1, "steps over which the learning rate rises: below 1 a part of all, else their number")
@@ -187,6 +192,7 @@ class TrainConfig:
 _AT_LEAST = {
     "batch_size": 2,  # a batch of one has no negative
     "mini_batch_size": 1,
+    "gradient_accumulation": 1,
     "max_steps": 1,
     "max_rows": 1,
     "eval_rows": 0,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.base.modules import Module
@@ -15,26 +16,33 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lacos_st.adapters import adapter_parameters, is_quantized
+from lacos_st.atomic import clear_leftovers, remove_folder, whole_folder, write_text
+from lacos_st.checkpoint import MANIFEST_FILE, Manifest, base_hash
 from lacos_st.columns import tie_columns_
 from lacos_st.errors import UserError
 from lacos_st.finite import ROWS, RowKeepingCollator, StopOnNonFinite
+from lacos_st.freezing import frozen_hash
 from lacos_st.heap import keep_freed_memory, return_freed_memory
-from lacos_st.pickles import NEEDED, check_pickles
+from lacos_st.pickles import check_pickles
+from lacos_st.probes import check_base_hash
+from lacos_st.resume import STATE, check_checkpoint, checkpoints, list_files
+from lacos_st.runs import read_log
 from lacos_st.transformer import LoRA8bit
 from lacos_st.upstream import overrides
 
 LOSS_FILE = "loss.safetensors"
 
 
-@overrides("_load_from_checkpoint", "_load_best_model", package="transformers")
+@overrides("_load_from_checkpoint", "_load_best_model", "_get_output_dir", "_save_checkpoint", package="transformers")
 class LacosTrainer(SentenceTransformerTrainer):
     """The stock trainer, with the columns of a batch embedded in one pass and a `_load_from_checkpoint` that is safe.
 
     The stock method (resume and `load_best_model_at_end`) loads the whole model anew in float and copies it over the
     one that is being trained; into int8 tensors it truncates, which leaves a base of zeros, without an error. Here the
     base is never touched: the first module takes back its adapter, the others the weights they have, and a loss with
-    weights of its own (SoftmaxLoss) those that `LossWeights` wrote, which the stock checkpoint leaves out. A run whose
-    loss or gradients are not finite ends (`StopOnNonFinite`).
+    weights of its own (SoftmaxLoss) those that the stock checkpoint leaves out. A checkpoint appears whole, with the
+    hashes of its files, or not at all, and is compared with them before anything of it is read. A run whose loss or
+    gradients are not finite ends (`StopOnNonFinite`).
     """
 
     data_collator_class = RowKeepingCollator
@@ -46,6 +54,9 @@ class LacosTrainer(SentenceTransformerTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the stock method; on a CPU the memory of a step is kept for the next, and given back at the end."""
+        clear_leftovers(Path(str(self.args.output_dir)), "checkpoint-*")
+        if not any(isinstance(callback, FindBest) for callback in self.callback_handler.callbacks):
+            self.add_callback(FindBest)
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -74,10 +85,12 @@ class LacosTrainer(SentenceTransformerTrainer):
             UserError: the checkpoint is broken or does not fit.
         """
         assert isinstance(self.loss, nn.Module)  # a loss per data set would be a dict
-        check_pickles(Path(checkpoint_path))  # which are opened next
+        folder = Path(checkpoint_path)
+        check_pickles(folder)  # which are opened next
+        check_checkpoint(folder)
         try:
-            _restore(self.model, Path(checkpoint_path))
-            if (file := Path(checkpoint_path, LOSS_FILE)).is_file():
+            _restore(self.model, folder)
+            if (file := folder / LOSS_FILE).is_file():
                 self.loss.load_state_dict(load_file(file, device=str(self.model.device)), strict=False)
             elif own_weights(self.loss):
                 raise UserError(f"{file} is missing: the checkpoint was not written by LacosTrainer")
@@ -90,15 +103,74 @@ class LacosTrainer(SentenceTransformerTrainer):
         self.model.model_card_data.set_best_model_step(int(self.state.best_model_checkpoint.rsplit("-", 1)[-1]))
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
+    def _get_output_dir(self, trial: Any) -> str:
+        """As the stock method; while a checkpoint is being written, the folder that it is written in first."""
+        return self._staging or super()._get_output_dir(trial)
+
+    _staging: str | None = None
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As the stock method, but beside the checkpoint's place, with `loss.safetensors` and the hashes of all files.
+
+        Of older checkpoints, `save_total_limit` keeps the best and the newest; each goes at once.
+
+        Raises:
+            UserError: it cannot be written: a full disk, a read-only folder.
+        """
+        run = Path(self._get_output_dir(trial))
+        place = run / f"checkpoint-{self.state.global_step}"
+        if self.args.push_to_hub:  # stock uploads from where it writes, and goes on meanwhile: nothing may move
+            super()._save_checkpoint(model, trial)
+            self._complete(place, place)
+            return
+        limit = self.args.save_total_limit
+        with whole_folder(place) as new:
+            self._staging, self.args.save_total_limit = str(new), None
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._staging, self.args.save_total_limit = None, limit
+            inner = new / place.name
+            for path in inner.iterdir():
+                path.rename(new / path.name)
+            inner.rmdir()
+            self._complete(new, place)
+        self._keep_newest(run)
+
+    def _complete(self, new: Path, place: Path) -> None:
+        """Add what is ours to the checkpoint that stock wrote into `new`, and that is to stand at `place`."""
+        if isinstance(self.loss, nn.Module) and (weights := own_weights(self.loss)):
+            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, new / LOSS_FILE)
+        best = place.with_name(f"checkpoint-{self.state.best_global_step}")
+        self.state.best_model_checkpoint = str(best) if best == place or best.is_dir() else None
+        self.state.save_to_json(str(new / STATE))  # again, as stock looks for the best one beside the new one
+        list_files(new, step=self.state.global_step)
+
+    def _keep_newest(self, run: Path) -> None:
+        """Remove the checkpoints beyond `save_total_limit`, but for the newest and the best."""
+        limit = self.args.save_total_limit
+        if not limit or limit < 1:
+            return
+        whole = checkpoints(run)
+        kept = {whole[-1], Path(str(self.state.best_model_checkpoint))}
+        old = [path for path in whole if path not in kept]
+        for path in old[: max(0, len(whole) - max(limit, len(kept.intersection(whole))))]:
+            remove_folder(path)
+
 
 def _restore(model: SentenceTransformer, folder: Path) -> None:
+    """Give `model` the weights in `folder`; of a frozen base, only the hash is compared, before and after."""
+    frozen = frozen_hash(model)
     entries = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
     for module, entry in zip(model, entries, strict=True):
         if isinstance(module, LoRA8bit) and (adapter_parameters(module.model) or is_quantized(module.model)):
+            check_base_hash(base_hash(module.model), Manifest.read(folder / MANIFEST_FILE), module.base_name)
             module.restore_adapter(folder)
         elif isinstance(module, Module) and module.state_dict():
             saved = type(module).load(str(folder), subfolder=entry["path"])
             module.load_state_dict(saved.state_dict())
+    if frozen_hash(model) != frozen:
+        raise UserError(f"{folder} has other frozen weights than the model has: it is of a run from another base")
 
 
 def own_weights(loss: nn.Module) -> dict[str, Any]:
@@ -106,51 +178,52 @@ def own_weights(loss: nn.Module) -> dict[str, Any]:
     return {name: tensor for name, tensor in loss.state_dict().items() if not name.startswith("model.")}
 
 
-def check_checkpoint(folder: Path) -> None:
-    """That every file which resuming reads is whole: archives by their checksums, tensors by their length.
+class FindBest(TrainerCallback):
+    """Finds the best checkpoint of a resumed run, which stock code forgets where the run's folder has moved."""
 
-    Raises:
-        UserError: one is missing, truncated or damaged.
-    """
-    try:
-        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-        json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-        if lacking := [name for name in NEEDED if not (folder / name).is_file()]:
-            raise ValueError(f"{lacking[0]} is missing")
-        for file in folder.rglob("*.safetensors"):
-            with safe_open(file, framework="pt"):
-                pass
-        check_pickles(folder)
-    except UserError:
-        raise
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(
-            f"checkpoint {folder} is broken ({error}): delete this folder to resume from the one before it, or train "
-            "anew with --overwrite"
-        ) from error
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Raises UserError where the best checkpoint is not there."""
+        if args.load_best_model_at_end and state.global_step and state.best_global_step:
+            best = Path(str(args.output_dir), f"checkpoint-{state.best_global_step}")
+            if not best.is_dir():
+                raise UserError(
+                    f"the best checkpoint so far, {best}, is gone: put it back, or train anew with --overwrite"
+                )
+            state.best_model_checkpoint = str(best)
 
 
 class RunLog(TrainerCallback):
-    """Writes every log of the trainer as a line of JSON: step, epoch, and the figures."""
+    """Writes every log of the trainer as a line of JSON: step, epoch, and the figures.
+
+    A resumed run goes on behind the line of its checkpoint: what was logged of later steps comes again.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave the lines up to the step that is resumed from; none in a run that starts."""
+        if state.global_step and self.path.is_file():
+            kept = [
+                row for row in read_log(self.path) if row["step"] <= state.global_step and "train_runtime" not in row
+            ]
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        else:
+            self.path.unlink(missing_ok=True)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Have the loss logged before every save: the sum of the losses since the last log is in no checkpoint."""
+        if control.should_save:
+            control.should_log = True
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Append the figures in `kwargs["logs"]`."""
         row = {"step": state.global_step, "epoch": state.epoch, **kwargs["logs"]}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-
-
-class LossWeights(TrainerCallback):
-    """Adds the loss's own weights to each checkpoint: without them a resumed SoftmaxLoss would start anew."""
-
-    def __init__(self, loss: nn.Module) -> None:
-        self.loss = loss
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write `loss.safetensors` into the checkpoint of this step."""
-        if weights := own_weights(self.loss):
-            folder = Path(str(args.output_dir), f"checkpoint-{state.global_step}")
-            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / LOSS_FILE)
+            file.flush()
+            os.fsync(file.fileno())  # before the checkpoint of its step, which a resumed run goes on from

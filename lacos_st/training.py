@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from lacos_st.atomic import cannot_write, whole_folder
 from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
 from lacos_st.methods import build_loss, build_model, load_rows
@@ -105,6 +106,11 @@ def train(config: TrainConfig) -> TrainResult:
         # a checkpoint whose weights gave no finite loss yet is not worth keeping
         if (error.checkpoint if isinstance(error, NonFiniteLoss) else folder.last_checkpoint()) is None:
             folder.clear(and_folder=not was_there)
+        if cannot_write(error):
+            raise UserError(
+                f"the run in {folder.path} was stopped ({error}): free space on its disk, or make its folder writable, "
+                "and go on with --resume"
+            ) from error
         raise
     logger.info("model saved to %s after %d steps (%.0f s)", result.model_path, result.steps, result.seconds)
     return result
@@ -167,11 +173,15 @@ def _run(
     evaluator: EmbeddingSimilarityEvaluator | None,
 ) -> TrainResult:
     from lacos_st.freezing import frozen_hash
-    from lacos_st.trainer import LacosTrainer, LossWeights, RunLog, check_checkpoint
+    from lacos_st.resume import check_checkpoint
+    from lacos_st.trainer import LacosTrainer, RunLog
 
     checkpoint = folder.last_checkpoint() if config.resume else None
     if checkpoint is not None:
         check_checkpoint(checkpoint)
+    elif config.resume:
+        logger.warning("%s was stopped before its first checkpoint: it starts again at step 0", folder.path)
+        config = replace(config, resume=False)
     base = cast("LoRA8bit", model[0]).model
     hash_before = frozen_hash(base)
     loss = build_loss(config, model)
@@ -184,7 +194,7 @@ def _run(
         eval_dataset=eval_rows,
         loss=loss,
         evaluator=evaluator,
-        callbacks=[RunLog(folder.log), LossWeights(loss)],
+        callbacks=[RunLog(folder.log)],
     )
     start = time.perf_counter()
     output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -192,7 +202,7 @@ def _run(
     if frozen_hash(base) != hash_before:
         raise RuntimeError(f"training changed frozen weights of {config.base}: nothing was saved; please report this")
     model.eval()
-    _save(model, folder)
+    save_model(model, folder)
     return TrainResult(
         model=model,
         model_path=folder.model,
@@ -275,7 +285,8 @@ def _arguments(
     from sentence_transformers import SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 
-    total = config.max_steps or math.ceil(math.ceil(rows / config.batch_size) * config.epochs)
+    batches = math.ceil(rows / config.batch_size)
+    total = config.max_steps or math.ceil(math.ceil(batches / config.gradient_accumulation) * config.epochs)
     every = config.eval_steps or max(1, math.ceil(total / EVALUATIONS_PER_RUN))
     evaluates = bool(eval_rows) or sts
     assert config.lr is not None  # `resolved` has filled it in
@@ -286,6 +297,7 @@ def _arguments(
         dataloader_pin_memory=torch.cuda.is_available() and not config.cpu,
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
         batch_sampler=BatchSamplers.BATCH_SAMPLER
         if config.allow_duplicates or config.method == "sbert"  # no negatives in a batch, so no false ones
         else BatchSamplers.NO_DUPLICATES,
@@ -304,7 +316,7 @@ def _arguments(
         eval_on_start=evaluates and not config.resume,  # the log's first line: the loss before training
         save_strategy="steps" if saves else "no",
         save_steps=every,
-        save_total_limit=1,  # the last one, and the best
+        save_total_limit=2,  # the last one, and the best
         load_best_model_at_end=evaluates,
         metric_for_best_model=BEST_METRIC[config.best if eval_rows else "sts"] if evaluates else None,
         greater_is_better=(config.best == "sts" or not eval_rows) if evaluates else None,
@@ -316,17 +328,8 @@ def _arguments(
     )
 
 
-def _save(model: SentenceTransformer, folder: RunFolder) -> None:
+def save_model(model: SentenceTransformer, folder: RunFolder) -> None:
     """Write the model beside its place, then move it there: whole or not at all."""
-    new, old = folder.path / ".model.new", folder.path / ".model.old"
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
+    with whole_folder(folder.model) as new:
         model.save_pretrained(str(new))
         shutil.copy(folder.config, new / folder.config.name)
-        if folder.model.exists():
-            folder.model.rename(old)
-        new.rename(folder.model)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)

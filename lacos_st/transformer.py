@@ -31,7 +31,9 @@ from lacos_st.loading import load_base, read_config, read_named_base
 from lacos_st.pooling import Pooling
 from lacos_st.probes import base_dtype_name, check_base_hash, check_options, embed_probes
 from lacos_st.quantizer import Blockwise8bitConfig
+from lacos_st.steadfast import keep_base
 from lacos_st.turns import one_at_a_time
+from lacos_st.unfinished import begin_folder, check_finished
 from lacos_st.upstream import commit_hash, infer_position_offset_, overrides, position_offset, text_modality
 
 ADAPTER_FOLDER = "adapter"
@@ -130,6 +132,7 @@ class LoRA8bit(Transformer):
         """Read base and adapter, and compare them with what was saved."""
         check_options(self._init_options, self._manifest)
         super().__init__(path, **kwargs)
+        self.register_load_state_dict_pre_hook(keep_base)
         if self.tokenizer is not None and self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token  # for callers who pad; flat batches do not
         if self.embedding_device is not None:
@@ -172,6 +175,7 @@ class LoRA8bit(Transformer):
             UserError: something of it is missing, broken, unsafe or not what was saved.
         """
         check_folder(Path(model_name_or_path))
+        check_finished(model_name_or_path)
         with reading(model_name_or_path):
             return super().load(model_name_or_path, *args, **{**kwargs, "trust_remote_code": False})
 
@@ -317,8 +321,7 @@ class LoRA8bit(Transformer):
         """
         if not safe_serialization:
             raise UserError("safe_serialization=False: weights are saved as safetensors only")
-        folder = Path(output_path)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = begin_folder(Path(output_path), module=self)
         probes = embed_probes(self)  # first: it sets the tokenizer's truncation, which tokenizer.json holds
         frozen = bool(adapters.adapter_parameters(self.model)) or adapters.is_quantized(self.model)
         with_base = self.self_contained or not frozen
@@ -327,9 +330,8 @@ class LoRA8bit(Transformer):
             self.code = self.embedding_device = None
             if hasattr(self.model.config, "quantization_config"):
                 del self.model.config.quantization_config
-        self.model.config.architectures = [
-            "BloomModel" if isinstance(self.model, BloomEncoder) else type(self.model).__name__
-        ]
+        kind = "BloomModel" if isinstance(self.model, BloomEncoder) else type(self.model).__name__
+        self.model.config.architectures = [kind]
         self.model.config.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         self.save_config(str(folder))
