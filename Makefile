@@ -17,7 +17,7 @@ LOWEST := .venv-lowest
 # What the lowest versions have to pass: private names, load, encode parity, train and resume, save and load.
 LOWEST_TESTS := tests/test_upstream.py tests/test_versions.py tests/test_transformer.py tests/test_training.py
 
-.PHONY: demo test test-lowest slow lint typecheck format bench compare help
+.PHONY: demo test test-lowest slow lint typecheck format bench drill compare help
 .DELETE_ON_ERROR:
 
 help: ## list the tasks
@@ -73,6 +73,9 @@ bench: $(INSTALLED) ## each short benchmark once, adding a row to benchmarks/res
 	$(BIN)/python -m benchmarks.parity
 	$(BIN)/python -m benchmarks.loading
 	$(BIN)/python -m benchmarks.readme
+
+drill: $(INSTALLED) ## 200 kills, full and read-only disks: nothing lost, nothing corrupted; half an hour
+	$(BIN)/python -m benchmarks.crash_drill
 
 compare: $(INSTALLED) ## ours against stock, half an hour on idle cores; then README's table
 	$(BIN)/python -m benchmarks.training

@@ -25,7 +25,7 @@ from lacos_st.freezing import frozen_hash
 from lacos_st.heap import keep_freed_memory, return_freed_memory
 from lacos_st.pickles import check_pickles
 from lacos_st.probes import check_base_hash
-from lacos_st.resume import STATE, check_checkpoint, checkpoints, list_files
+from lacos_st.resume import FILES, STATE, check_checkpoint, checkpoints, list_files
 from lacos_st.runs import read_log
 from lacos_st.transformer import LoRA8bit
 from lacos_st.upstream import overrides
@@ -86,8 +86,13 @@ class LacosTrainer(SentenceTransformerTrainer):
         """
         assert isinstance(self.loss, nn.Module)  # a loss per data set would be a dict
         folder = Path(checkpoint_path)
+<<<<<<< HEAD
         check_pickles(folder)  # which are opened next
         check_checkpoint(folder)
+=======
+        if (folder / FILES).is_file():  # not so in a model's folder, nor in what the stock trainer wrote
+            check_checkpoint(folder)
+>>>>>>> e31948e (Test that a resumed run is bit-equal, and describe what is written and how)
         try:
             _restore(self.model, folder)
             if (file := folder / LOSS_FILE).is_file():

@@ -224,10 +224,8 @@ class LoRA8bit(Transformer):
             config.use_cache = False
         if config.model_type == "bloom":
             config.alibi = getattr(self, "alibi", "exact")
-        wanted = None
-        if self.code is not None:
-            wanted = Blockwise8bitConfig(block_size=self.block_size, code=self.code, skip=self.skip)
-        base = load_base(self._base_path, config, quantization=wanted, dtype=dtype, **model_kwargs)
+        wanted = self.code and Blockwise8bitConfig(block_size=self.block_size, code=self.code, skip=self.skip)
+        base = load_base(self._base_path, config, quantization=wanted or None, dtype=dtype, **model_kwargs)
         self._base_sha256 = base.sha256
         if (stored := base.quantization) is not None:
             self.block_size, self.code, self.skip = stored.block_size, stored.code, stored.skip
