@@ -86,13 +86,9 @@ class LacosTrainer(SentenceTransformerTrainer):
         """
         assert isinstance(self.loss, nn.Module)  # a loss per data set would be a dict
         folder = Path(checkpoint_path)
-<<<<<<< HEAD
         check_pickles(folder)  # which are opened next
-        check_checkpoint(folder)
-=======
         if (folder / FILES).is_file():  # not so in a model's folder, nor in what the stock trainer wrote
             check_checkpoint(folder)
->>>>>>> e31948e (Test that a resumed run is bit-equal, and describe what is written and how)
         try:
             _restore(self.model, folder)
             if (file := folder / LOSS_FILE).is_file():

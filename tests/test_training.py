@@ -15,9 +15,10 @@ from lacos_st.checkpoint import base_hash
 from lacos_st.errors import UserError
 from lacos_st.linear import codes_hash
 from lacos_st.methods import build_loss, build_model, load_rows
+from lacos_st.resume import check_checkpoint
 from lacos_st.runs import RunFolder
 from lacos_st.settings import TrainConfig
-from lacos_st.trainer import LacosTrainer, check_checkpoint, own_weights
+from lacos_st.trainer import LacosTrainer, own_weights
 from lacos_st.training import _arguments, train
 
 WORDS = "a man plays guitar street is long and walks x the man's on in at by".split()
@@ -239,12 +240,17 @@ def test_restoring_a_checkpoint_never_touches_the_base(options: dict[str, Any], 
         if ".lora_" in name:
             parameter.data.zero_()
     bias = model[0].model.ln_f.bias
-    bias.data += 1  # a change of the base that restoring must leave as it is
-    loss = build_loss(result.config, model)
-    LacosTrainer(model=model, args=_quiet(options), loss=loss)._load_from_checkpoint(str(folder))
+    bias.data += 1  # another base than the checkpoint's: restoring must neither take it nor mend it
+    trainer = LacosTrainer(model=model, args=_quiet(options), loss=build_loss(result.config, model))
+    with pytest.raises(UserError, match="is not the one this model was saved with"):
+        trainer._load_from_checkpoint(str(folder))
+    changed = bias.data.clone()
+    assert not any(p.any() for name, p in model.named_parameters() if ".lora_" in name)
+    bias.data.copy_(saved["0.model.ln_f.bias"])
+    trainer._load_from_checkpoint(str(folder))
+    assert not torch.equal(changed, bias.data)
     for name, tensor in model.state_dict().items():
-        expected = saved[name] + 1 if name.endswith("ln_f.bias") else saved[name]
-        assert torch.equal(tensor, expected), name
+        assert torch.equal(tensor, saved[name]), name
 
 
 def test_softmax_weights_are_told_from_the_models(options: dict[str, Any], base: dict[str, str]) -> None:
