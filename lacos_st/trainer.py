@@ -33,7 +33,14 @@ from lacos_st.upstream import overrides
 LOSS_FILE = "loss.safetensors"
 
 
-@overrides("_load_from_checkpoint", "_load_best_model", "_get_output_dir", "_save_checkpoint", package="transformers")
+@overrides(
+    "_load_from_checkpoint",
+    "_load_best_model",
+    "_get_output_dir",
+    "_save_checkpoint",
+    "_run_epoch",
+    package="transformers",
+)
 class LacosTrainer(SentenceTransformerTrainer):
     """The stock trainer, with the columns of a batch embedded in one pass and a `_load_from_checkpoint` that is safe.
 
@@ -61,6 +68,13 @@ class LacosTrainer(SentenceTransformerTrainer):
             return super().train(*args, **kwargs)
         finally:
             return_freed_memory()
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As the stock method, which asks for the end after a step: a run resumed at its end would take one too many."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """As the stock method; NonFiniteLoss where the loss is NaN or infinite."""

@@ -93,6 +93,20 @@ def test_a_resumed_run_is_bit_equal(options: dict[str, Any], tmp_path: Path) -> 
     check(options, tmp_path, "lacos", [1, 3], lora_dropout=0.1, gradient_accumulation=1)
 
 
+def test_a_run_that_ended_before_its_model_was_saved_takes_no_further_step(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Resumed from its last checkpoint in the middle of an epoch, the stock loop trains once more before it looks."""
+    ways = {"epochs": 1.5, "eval_rows": 0, "eval_steps": 1}
+    whole = train(configure(options, tmp_path / "whole", "lacos", **ways))
+    shutil.copytree(tmp_path / "whole", tmp_path / "ended")
+    shutil.rmtree(tmp_path / "ended" / "model")
+    resumed = resume_runs.resume(configure(options, tmp_path / "ended", "lacos", **ways))
+    assert resumed.steps == whole.steps
+    for found in (resume_runs.state, resume_runs.figures):
+        assert resume_runs.differences(found(tmp_path / "whole"), found(tmp_path / "ended")) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_stopped_after_any_step(options: dict[str, Any], tmp_path: Path, method: str) -> None:
