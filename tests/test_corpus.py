@@ -299,6 +299,14 @@ def test_what_a_kill_leaves_is_cleared_away(work: Callable[..., EncodeResult]) -
     assert (again.rows, again.new_rows, again.tokens) == (50, 0, done.tokens)
 
 
+def test_a_kill_before_the_manifest_leaves_a_folder_to_start_in(work: Callable[..., EncodeResult]) -> None:
+    Path("out").mkdir()
+    Path("out/.lock").touch()
+    Path("out/.partial-1-manifest.json").write_text('{"opt')
+    work()
+    assert not list(Path("out").glob(".partial*"))
+
+
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "gone", "swapped"])
 def test_a_damaged_shard_is_made_again(work: Callable[..., EncodeResult], damage: str) -> None:
     work()

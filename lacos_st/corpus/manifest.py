@@ -131,7 +131,8 @@ class OutputFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"output {self.path} is a file: name a folder")
-        holds = [file.name for file in self.path.iterdir() if file.name != LOCK] if self.path.is_dir() else []
+        names = [file.name for file in self.path.iterdir()] if self.path.is_dir() else []
+        holds = [name for name in names if name != LOCK and not name.startswith(PARTIAL)]  # left by a killed run
         started = MANIFEST in holds
         if options.resume and not started:
             raise UserError(f"output {self.path} holds no {MANIFEST}: there is no run to go on with")
