@@ -12,6 +12,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,11 +112,18 @@ def while_writing(folder: Path, draw: random.Random, *, times: int, within: floa
 
 def after_file(file: Path, seconds: float) -> Callable[[float], bool]:
     """Kill so many seconds after `file` has appeared."""
+    return after_files(file.parent, file.name, 1, seconds)
+
+
+def after_files(folder: Path, start: str, count: int, seconds: float) -> Callable[[float], bool]:
+    """Kill so many seconds after `count` files with names that begin with `start` stand in `folder`."""
     moment: list[float] = []
 
     def due(elapsed: float) -> bool:
-        if not moment and file.exists():
-            moment.append(elapsed + seconds)
+        if not moment:
+            with suppress(OSError):
+                if sum(name.startswith(start) for name in os.listdir(folder)) >= count:
+                    moment.append(elapsed + seconds)
         return bool(moment) and elapsed >= moment[0]
 
     return due

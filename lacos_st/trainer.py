@@ -70,7 +70,7 @@ class LacosTrainer(SentenceTransformerTrainer):
             return_freed_memory()
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """As the stock method, which asks for the end after a step: a run resumed at its end would take one too many."""
+        """As the stock method, but not beyond the last step: stock takes one more where a run is resumed at its end."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:

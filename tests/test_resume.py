@@ -26,6 +26,10 @@ from lacos_st.runs import RunFolder
 from lacos_st.settings import ADAPTER_METHODS, Method, TrainConfig
 from lacos_st.training import _arguments, train
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for benchmarks, which are not installed
+
+from benchmarks import same  # noqa: E402
+
 METHODS = typing.get_args(Method)
 WAYS: dict[str, dict[str, Any]] = {
     "accumulated": {"gradient_accumulation": 2, "lora_dropout": 0.1},
@@ -81,8 +85,8 @@ def check(options: dict[str, Any], folder: Path, method: str, steps: list[int] |
             resume_runs.stop_after(config, step, patch)
         resumed = resume_runs.resume(config)
         assert resumed.steps == result.steps
-        assert resume_runs.differences(resume_runs.state(whole), resume_runs.state(output)) == [], step
-        assert resume_runs.differences(resume_runs.figures(whole), resume_runs.figures(output)) == [], step
+        assert same.differences(same.state(whole), same.state(output)) == [], step
+        assert same.differences(same.figures(whole), same.figures(output)) == [], step
         vectors = [each.model.encode(tiny.SENTENCES, show_progress_bar=False) for each in (result, resumed)]
         assert (vectors[0] == vectors[1]).all()
         shutil.rmtree(output)
@@ -103,8 +107,8 @@ def test_a_run_that_ended_before_its_model_was_saved_takes_no_further_step(
     shutil.rmtree(tmp_path / "ended" / "model")
     resumed = resume_runs.resume(configure(options, tmp_path / "ended", "lacos", **ways))
     assert resumed.steps == whole.steps
-    for found in (resume_runs.state, resume_runs.figures):
-        assert resume_runs.differences(found(tmp_path / "whole"), found(tmp_path / "ended")) == []
+    for found in (same.state, same.figures):
+        assert same.differences(found(tmp_path / "whole"), found(tmp_path / "ended")) == []
 
 
 @pytest.mark.slow
@@ -122,15 +126,15 @@ def test_every_way_of_training(options: dict[str, Any], tmp_path: Path, way: str
 
 def test_the_comparison_sees_a_change_in_the_8bit_state(options: dict[str, Any], tmp_path: Path) -> None:
     train(configure(options, tmp_path / "a", "lacos", max_steps=2))
-    left, right = resume_runs.state(tmp_path / "a"), resume_runs.state(tmp_path / "a")
-    assert resume_runs.differences(left, right) == []
+    left, right = same.state(tmp_path / "a"), same.state(tmp_path / "a")
+    assert same.differences(left, right) == []
     (name,) = [name for name in right if name.endswith("optimizer.pt")]
     states = [s["__bnb_optimizer_quant_state__"] for s in right[name]["state"].values()]
     small = [s for s in states if s["state1"].dtype == torch.uint8]
     assert small, "no tensor is large enough for a state of 8 bits"
     small[0]["state1"].view(-1)[0] ^= 1
     small[0]["absmax1"][0] *= 2
-    assert len(resume_runs.differences(left, right)) == 2
+    assert len(same.differences(left, right)) == 2
 
 
 class StopAt(TrainerCallback):
@@ -174,7 +178,7 @@ def test_the_stock_trainer_resumes_our_model_bit_equal(options: dict[str, Any], 
     with pytest.raises(resume_runs.Stop):
         stock_run(options, tmp_path / "run", method, stop=3, resume=False)
     resumed = stock_run(options, tmp_path / "run", method, stop=None, resume=True)
-    assert resume_runs.differences(whole.state_dict(), resumed.state_dict()) == []
+    assert same.differences(whole.state_dict(), resumed.state_dict()) == []
 
 
 def test_no_state_dict_changes_a_frozen_base(options: dict[str, Any], tmp_path: Path) -> None:
@@ -186,10 +190,10 @@ def test_no_state_dict_changes_a_frozen_base(options: dict[str, Any], tmp_path: 
     for bad in (zeros, floats):
         with pytest.raises(UserError, match="not of this model's frozen base"):
             model.load_state_dict(bad)
-        assert resume_runs.differences(before, dict(model.state_dict())) == []
+        assert same.differences(before, dict(model.state_dict())) == []
     good = {name: torch.ones_like(tensor) if ".lora_" in name else tensor for name, tensor in before.items()}
     model.load_state_dict(good)
-    assert resume_runs.differences(good, dict(model.state_dict())) == []
+    assert same.differences(good, dict(model.state_dict())) == []
 
 
 def test_a_base_that_changed_between_the_halves_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
@@ -213,7 +217,7 @@ def test_a_run_that_has_moved_finds_its_best_checkpoint(options: dict[str, Any],
     (tmp_path / "a").rename(tmp_path / "b")
     shutil.rmtree(tmp_path / "b" / "model")
     resumed = resume_runs.resume(configure(options, tmp_path / "b", "lacos", lr=0.5, warmup=0.0, eval_steps=1))
-    assert resume_runs.differences(whole.model.state_dict(), resumed.model.state_dict()) == []
+    assert same.differences(whole.model.state_dict(), resumed.model.state_dict()) == []
     shutil.rmtree(tmp_path / "b" / "checkpoints" / f"checkpoint-{whole.best_step}")
     with pytest.raises(UserError, match=f"checkpoint-{whole.best_step}, is gone"):
         resume_runs.resume(configure(options, tmp_path / "b", "lacos", lr=0.5, warmup=0.0, eval_steps=1))
@@ -223,7 +227,7 @@ def test_accumulated_batches_go_into_one_step(options: dict[str, Any], tmp_path:
     two = configure(options, tmp_path / "two", "lacos", max_steps=1, eval_rows=0, batch_size=4, gradient_accumulation=2)
     rows = len(load_rows(two.resolved())[0])
     train(two)
-    (row,) = [row for row in resume_runs.figures(tmp_path / "two") if "loss" in row]
+    (row,) = [row for row in same.figures(tmp_path / "two") if "loss" in row]
     state = json.loads(next((tmp_path / "two").rglob("trainer_state.json")).read_text())
     assert row["loss"] > 0
     assert state["epoch"] == pytest.approx(2 / -(-rows // 4))  # two batches went into the step
