@@ -56,6 +56,7 @@ class LacosTrainer(SentenceTransformerTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._bases = [_frozen_base_hash(module) for module in self.model]
         self._stop_on_non_finite = StopOnNonFinite()
         self.add_callback(self._stop_on_non_finite)
 
@@ -104,7 +105,7 @@ class LacosTrainer(SentenceTransformerTrainer):
         if (folder / FILES).is_file():  # not so in a model's folder, nor in what the stock trainer wrote
             check_checkpoint(folder)
         try:
-            _restore(self.model, folder)
+            _restore(self.model, folder, bases=self._bases)
             if (file := folder / LOSS_FILE).is_file():
                 self.loss.load_state_dict(load_file(file, device=str(self.model.device)), strict=False)
             elif own_weights(self.loss):
@@ -173,13 +174,34 @@ class LacosTrainer(SentenceTransformerTrainer):
             remove_folder(path)
 
 
-def _restore(model: SentenceTransformer, folder: Path) -> None:
-    """Give `model` the weights in `folder`; of a frozen base, only the hash is compared, before and after."""
+def _frozen_base_hash(module: nn.Module) -> str | None:
+    """Of the weights in memory; None where there is no frozen base."""
+    if not (isinstance(module, LoRA8bit) and (adapter_parameters(module.model) or is_quantized(module.model))):
+        return None
+    return base_hash(module.model)
+
+
+def _restore(model: SentenceTransformer, folder: Path, *, bases: list[str | None]) -> None:
+    """Give `model` the weights in `folder`; of a frozen base, only the hash is compared, before and after.
+
+    Args:
+        model: what is trained.
+        folder: a checkpoint.
+        bases: `_frozen_base_hash` of each module, when the training began.
+
+    Raises:
+        UserError: the checkpoint has another base, or the base in memory is not what it was.
+    """
     frozen = frozen_hash(model)
     entries = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-    for module, entry in zip(model, entries, strict=True):
-        if isinstance(module, LoRA8bit) and (adapter_parameters(module.model) or is_quantized(module.model)):
-            check_base_hash(base_hash(module.model), Manifest.read(folder / MANIFEST_FILE), module.base_name)
+    for module, entry, base in zip(model, entries, bases, strict=True):
+        if isinstance(module, LoRA8bit) and base is not None:
+            manifest = Manifest.read(folder / MANIFEST_FILE)
+            # a self-contained checkpoint names the base as it is in memory, any other as it was read: before a cast
+            known = base if manifest.base_sha256 == base else module.base_sha256
+            check_base_hash(known, manifest, module.base_name)
+            if base_hash(module.model) != base:
+                raise UserError(f"the weights of {module.base_name} in memory were changed since the training began")
             module.restore_adapter(folder)
         elif isinstance(module, Module) and module.state_dict():
             saved = type(module).load(str(folder), subfolder=entry["path"])

@@ -226,7 +226,7 @@ class LoRA8bit(Transformer):
             config.alibi = getattr(self, "alibi", "exact")
         wanted = self.code and Blockwise8bitConfig(block_size=self.block_size, code=self.code, skip=self.skip)
         base = load_base(self._base_path, config, quantization=wanted or None, dtype=dtype, **model_kwargs)
-        self._base_sha256 = base.sha256
+        self.base_sha256 = base.sha256
         if (stored := base.quantization) is not None:
             self.block_size, self.code, self.skip = stored.block_size, stored.code, stored.skip
         return base.model
@@ -234,7 +234,7 @@ class LoRA8bit(Transformer):
     def _check_loaded(self, path: str) -> None:
         """Hash of the base, adapter weights and probe sentences against what was saved."""
         manifest = cast(checkpoint.Manifest, self._manifest)
-        check_base_hash(self._base_sha256, manifest, self._base_path)
+        check_base_hash(self.base_sha256, manifest, self._base_path)
         if self.lora_rank and manifest.lora:  # a base that was saved without an adapter gets a fresh one
             folder = load_dir_path(path, ADAPTER_FOLDER, **self._hub)
             adapters.load_adapter_(self.model, Path(folder or Path(path) / ADAPTER_FOLDER))
@@ -343,7 +343,7 @@ class LoRA8bit(Transformer):
         checkpoint.Manifest(
             base=self.origin if with_base else self.base_name,
             revision=revision,
-            base_sha256=checkpoint.base_hash(self.model) if with_base else self._base_sha256,
+            base_sha256=checkpoint.base_hash(self.model) if with_base else self.base_sha256,
             self_contained=with_base,
             quantization=None
             if self.code is None
