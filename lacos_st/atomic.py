@@ -28,7 +28,7 @@ def write_text(file: Path, text: str) -> None:
             opened.flush()
             os.fsync(opened.fileno())
         new.replace(file)
-        _sync(file.parent)
+        sync(file.parent)
     except OSError as error:
         with suppress(OSError):
             new.unlink(missing_ok=True)
@@ -54,7 +54,7 @@ def whole_folder(place: Path) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
             place.rename(old)
         new.rename(place)
-        _sync(place.parent)
+        sync(place.parent)
     except BaseException as error:
         shutil.rmtree(new, ignore_errors=True)
         if cannot_write(error):
@@ -120,7 +120,7 @@ def _beside(place: Path, what: str) -> Path:
     return place.with_name(f".{place.name}.{what}")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flush a file, or the names in a folder, to the disk; Windows flushes no folder."""
     if os.name == "nt" and path.is_dir():
         return
@@ -133,5 +133,5 @@ def _sync(path: Path) -> None:
 
 def _sync_tree(folder: Path) -> None:
     for path in sorted(folder.rglob("*"), reverse=True):
-        _sync(path)
-    _sync(folder)
+        sync(path)
+    sync(folder)

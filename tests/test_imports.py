@@ -121,7 +121,7 @@ ALLOWED = {
     "turns": set(),
     "corpus": set(),
     "corpus.options": {"errors", "options"},
-    "corpus.files": {"errors"},
+    "corpus.files": {"atomic", "errors"},
     "corpus.rows": {"errors", "nli", "sources"},
     "corpus.precision": {"corpus.options", "errors"},
     "corpus.shards": {"corpus.files", "corpus.options", "corpus.rows"},

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lacos_st.atomic import sync
 from lacos_st.errors import UserError
 
 PARTIAL = ".partial"
@@ -69,7 +70,7 @@ def appearing(path: Path) -> Iterator[HashedFile]:
                 yield file
                 file.sync()
             beside.replace(path)
-            sync_folder(path.parent)
+            sync(path.parent)
         finally:
             beside.unlink(missing_ok=True)
 
@@ -84,16 +85,6 @@ def writing(path: Path) -> Iterator[None]:
             f"{path} cannot be written: {error.strerror or error}: what was written before it is whole; make room or "
             "mend the folder, and go on with --resume"
         ) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder reach the disk, where the system can."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
