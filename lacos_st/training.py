@@ -316,7 +316,7 @@ def _arguments(
         eval_on_start=evaluates and not config.resume,  # the log's first line: the loss before training
         save_strategy="steps" if saves else "no",
         save_steps=every,
-        save_total_limit=2,  # the last one, and the best
+        save_total_limit=2,  # the last one, and the best or the one before
         load_best_model_at_end=evaluates,
         metric_for_best_model=BEST_METRIC[config.best if eval_rows else "sts"] if evaluates else None,
         greater_is_better=(config.best == "sts" or not eval_rows) if evaluates else None,

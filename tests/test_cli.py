@@ -119,7 +119,7 @@ def test_a_loss_that_is_not_finite(folder: Path, capsys: pytest.CaptureFixture[s
 def test_a_broken_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--eval-rows", "0") == 0
     capsys.readouterr()
-    (checkpoint,) = (folder / "out" / "checkpoints").iterdir()
+    checkpoint = max((folder / "out" / "checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1]))
     weights = checkpoint / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     refused(capsys, main(["train", "--resume", "--output", "out"]), checkpoint.name, "broken")
@@ -323,7 +323,7 @@ def test_interruption(folder: Path, capsys: pytest.CaptureFixture[str], monkeypa
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lacos_st.training._save", interrupt)
+    monkeypatch.setattr("lacos_st.training.save_model", interrupt)
     assert run() == 130
     assert "interrupted" in capsys.readouterr().err
     assert not (folder / "out" / "model").exists()
