@@ -6,7 +6,7 @@ Importing the package registers the 8-bit format with transformers and the modul
 
 from __future__ import annotations
 
-from lacos_st.hush import speak as _speak
+from lacos_st import hush
 
 # isort: split
 from sentence_transformers.base.model import BaseModel
@@ -37,4 +37,4 @@ __all__ = [
 ]
 
 register_modules(BaseModel, (BloomLoRA8bit, LoRA8bit, Pooling))
-_speak()
+hush.speak()
