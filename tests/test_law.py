@@ -377,6 +377,21 @@ def test_the_report(laws: tuple[Laws, dict[str, list[Run]]]) -> None:
         list(report(laws[0], [1e17]))
 
 
+def test_a_loss_below_zero_is_not_reported(
+    laws: tuple[Laws, dict[str, list[Run]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(law: Law, budget_flops: float, **options: Any) -> Any:
+        return replace(optimum(law, budget_flops, **options), loss=-3.25, loss_low=-4.5, loss_high=1.0)
+
+    monkeypatch.setattr("lacos_st.recipe.law_report.optimum", wrong)
+    text = "\n".join(report(laws[0]))
+    assert "-3.25" not in text
+    assert "-4.5" not in text
+    assert "below 0: no loss is" in text
+    monkeypatch.undo()
+    assert "below 0" not in "\n".join(report(laws[0]))
+
+
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     for run in [*sweeps.sweep(**SMALL), replace(sweeps.sweep()[0], seed=7, reached=False)]:

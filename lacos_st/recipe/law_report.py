@@ -17,6 +17,8 @@ from lacos_st.recipe.tables import align, show_count
 
 NORMAL = 1.96  # standard errors on either side of an estimate, at LEVEL
 
+BELOW_ZERO = "below 0"
+
 
 def report(laws: Laws, budgets: Sequence[float] = (), *, extrapolate: bool = False) -> Iterator[str]:
     """Lines about all laws of a family.
@@ -80,6 +82,7 @@ def optima_table(laws: Laws, method: str, budgets: Sequence[float] = (), *, extr
     lines, law = laws.isoflops[method], next(law for law in laws.laws if law.method == method)
     rows = [["best size at", "by", "N", "interval", "D", "loss", "interval"]]
     marks = set()
+    impossible = False
     for same_budget in zip(*found.values(), strict=True):
         budget = same_budget[0].budget_flops
         for form, best in zip(found, same_budget, strict=True):
@@ -92,10 +95,11 @@ def optima_table(laws: Laws, method: str, budgets: Sequence[float] = (), *, extr
                     show_count(best.parameters) + mark,
                     _span(best.parameters_low, best.parameters_high, show_count),
                     show_count(best.tokens),
-                    f"{best.loss:.4g}",
-                    _span(best.loss_low, best.loss_high, lambda end: f"{end:.4g}"),
+                    _loss(best.loss),
+                    _span(best.loss_low, best.loss_high, _loss) if best.loss > 0 else "-",
                 ]
             )
+            impossible |= best.loss <= 0
         rows.append(["", "IsoFLOP", *_isoflop_cells(lines, law, budget)])
     yield from align(rows)
     if lines.power_law is not None:
@@ -108,6 +112,12 @@ def optima_table(laws: Laws, method: str, budgets: Sequence[float] = (), *, extr
         yield "*: beyond the sizes that were run"
     if "!" in marks:
         yield "!: at the end of the sizes that may be asked: the law has no minimum there, and this is no optimum"
+    if impossible:
+        yield f"{BELOW_ZERO}: no loss is; the law says nothing of models of that size"
+
+
+def _loss(value: float) -> str:
+    return f"{value:.4g}" if value > 0 else BELOW_ZERO
 
 
 def as_json(laws: Laws, budgets: Sequence[float] = (), *, extrapolate: bool = False) -> dict[str, Any]:
