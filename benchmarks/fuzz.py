@@ -31,11 +31,14 @@ import numpy as np
 import torch
 
 from benchmarks import lengths, rows, synthetic
-from benchmarks.mutations import mutate_arguments, mutate_bytes, mutate_header, mutate_json
+from benchmarks.mutations import VALUES, mutate_arguments, mutate_bytes, mutate_header, mutate_json, vary_arguments
 
 SHAPE = synthetic.Shape(vocabulary=400, hidden=64, layers=2, heads=4)
 SENTENCES = [" ".join(lengths.word(number) for number in words) for words in ((1, 5, 9, 5), (7,), (), range(20, 32))]
 CPU_LIMIT_SECONDS = 60
+WILD = 0.2
+"""Share of the command lines that are changed at random; the others in one value, so that most of them do something."""
+
 KINDS = ("config", "header", "data", "arguments")
 SHARE = {"config": 0.4, "header": 0.2, "data": 0.25, "arguments": 0.15}
 
@@ -159,7 +162,7 @@ class Drill:
             file.unlink()
 
     def arguments(self, rng: Random) -> str:
-        """A command line is changed and run; what it writes is cleared away."""
+        """A command line is changed in one place, or at random, and run; what it writes is cleared away."""
         from lacos_st.cli import main
 
         train = ["train", "--base", "base", "--data", "pairs.tsv", "--output", "out", "--block-size", "64", "--cpu"]
@@ -169,21 +172,27 @@ class Drill:
             [*train, "--method", "lora", "--lr", "1e-3", "--warmup", "0", "--seed", "3", "--scale", "20"],
             [*train, "--eval-sts", "graded.tsv", "--best", "sts", "--log-steps", "1", "--epochs", "1"],
             ["train", "--config", "train.yaml", "--output", "out"],
-            ["evaluate", "base", "--data", "sts", "--batch-size", "4", "--device", "cpu", "--output", "out"],
-            ["memory", "base", "--batch-size", "8", "--length", "20", "--rank", "4", "--budget", "1GiB"],
+            ["evaluate", "base", "whole", "--data", "sts", "--batch-size", "4", "--device", "cpu", "--output", "out"],
+            ["memory", "base", "--batch-size", "8", "--length", "20", "--block-size", "64", "--budget", "1GiB"],
+            ["cost", "base", "--pairs", "1000", "--length", "20", "--batch-size", "8"],
         )
-        line = mutate_arguments(rng, list(rng.choice(lines)))
+        wild = rng.random() < WILD
+        line = (mutate_arguments if wild else vary_arguments)(rng, list(rng.choice(lines)))
         if line[:1] == ["demo"]:
             return "demo: left out"  # minutes
-        if line[:1] == ["train"]:
+        if line[:1] == ["train"] and (wild or "--max-steps" not in line):
             line += ["--max-steps", "1"]
         work = self.root / "work"
         work.mkdir()
-        for name in ("pairs.tsv", "graded.tsv"):
-            shutil.copy(self.root / "data" / name, work)
-        (work / "sts").mkdir()
-        shutil.copy(self.root / "data" / "graded.tsv", work / "sts")
-        (work / "base").symlink_to(self.root / "base")
+        for file in (self.root / "data").iterdir():
+            shutil.copy(file, work)
+        for name in ("sts", "sts2"):
+            (work / name).mkdir()
+            text = (self.root / "data" / "graded.tsv").read_text("utf-8")
+            (work / name / "graded.tsv").write_text(text if name == "sts" else text.replace(" ", " x "), "utf-8")
+        for name in ("base", "whole", "adapter"):
+            (work / name).symlink_to(self.root / name)
+        before = _stand(self.root)
         text = (self.root / "train.yaml").read_bytes()
         (work / "train.yaml").write_bytes(mutate_bytes(rng, text) if rng.random() < 0.7 else text)
         error = io.StringIO()
@@ -196,11 +205,23 @@ class Drill:
             status = int(left.code or 0)
         finally:
             os.chdir(was)
+            place = line[line.index("--output") + 1] if "--output" in line[:-1] else "out"
+            trained = not wild and (work / place / "model" / "modules.json").is_file()
             shutil.rmtree(work)
+        if _stand(self.root) != before:
+            raise Defect(f"a file that was given was changed: {line}")
         said = [text for text in error.getvalue().splitlines() if text.startswith("lacos-st: error: ")]
         if status not in (0, 2) or (status == 2) != (len(said) == 1):
             raise Defect(f"status {status} with {len(said)} lines of error: {line}")
-        return "refused" if status else "ran"
+        if not wild and line[0] == "train" and trained != (status == 0):
+            raise Defect(f"status {status} {'with' if trained else 'without'} a trained model: {line}")
+        return "refused" if status else f"{line[0] if line[0] in VALUES else 'help'}: ran"
+
+
+def _stand(root: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of every original, by name."""
+    files = [path for name in ("base", "whole", "adapter", "data") for path in sorted((root / name).rglob("*"))]
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()}
 
 
 def _refused(error: ValueError) -> str:
@@ -219,7 +240,10 @@ def _reseal(folder: Path) -> None:
 def _write_data(root: Path) -> None:
     folder = root / "data"
     folder.mkdir()
-    pairs = [(f"a man walks, {i}", f'he "walks" {i}') for i in range(20)]
+    pairs = [
+        (f"{lengths.word(i)} {lengths.word(3 * i)}", f'{lengths.word(i + 7)} "{lengths.word(2 * i)}"')
+        for i in range(20)
+    ]
     (folder / "pairs.tsv").write_text("anchor\tpositive\n" + "".join(f"{a}\t{b}\n" for a, b in pairs), "utf-8")
     quoted = "".join('"{}","{}"\r\n'.format(a, b.replace('"', '""')) for a, b in pairs)
     (folder / "pairs.csv").write_text("anchor,positive\r\n" + quoted, "utf-8")

@@ -139,3 +139,89 @@ def mutate_arguments(rng: Random, arguments: list[str]) -> list[str]:
         else:
             found[place] = rng.choice(ODD_ARGUMENTS)
     return found
+
+
+VALUES: dict[str, dict[str, tuple[str, ...]]] = {
+    "train": {
+        "--base": ("base", "whole", "adapter", "bloom-nano"), "--data": ("pairs.tsv", "pairs.csv", "nli.jsonl", "."),
+        "--method": ("lacos", "lora", "full", "freeze", "bias", "sbert"), "--pooling": ("weightedmean", "lasttoken",
+        "cls", "max", "mean_sqrt_len_tokens", "median"), "--preset": ("paper", "recipe"),
+        "--max-seq-length": ("1", "3", "64", "none", "0"), "--lora-rank": ("1", "2", "16", "64", "0"),
+        "--lora-alpha": ("1", "0.5", "32", "-1", "1e30"), "--lora-dropout": ("0.1", "0.9", "1", "-0.1"),
+        "--lora-targets": ("paper", "all-linear", "dense", "query_key_value", "x"), "--adapter-dtype": ("bfloat16",),
+        "--code": ("linear", "dynamic"), "--block-size": ("16", "32", "64", "256", "7"),
+        "--alibi": ("reference", "exact"), "--embedding-device": ("cpu", "none"), "--dtype": ("bfloat16", "float16"),
+        "--frozen-blocks": ("0", "1", "2", "3"), "--scale": ("1", "100", "1e30", "1e-30", "nan"),
+        "--optimizer": ("adamw", "adam8bit"), "--lr": ("1e-3", "1", "1e30", "1e-30", "0", "none"),
+        "--batch-size": ("2", "3", "5", "1000", "1"), "--gradient-accumulation": ("2", "3", "100", "0"),
+        "--epochs": ("0.1", "1", "3", "0"), "--warmup": ("0", "0.5", "1", "100", "-1"),
+        "--scheduler": ("cosine", "constant_with_warmup", "linear"), "--weight-decay": ("0.1", "1e30", "-1"),
+        "--max-grad-norm": ("0", "1e-30", "1e30"), "--autocast": ("bfloat16", "float16"),
+        "--mini-batch-size": ("1", "2", "3", "1000", "0"), "--seed": ("0", "1", "4294967295", "99999999999", "-1"),
+        "--max-rows": ("1", "2", "7", "1000", "0"), "--on-bad-row": ("skip", "error", "x"),
+        "--exclude-sts": ("sts", "sts2", "none"), "--eval-rows": ("0", "1", "2", "1000", "-1"),
+        "--eval-data": ("pairs.csv", "nli.jsonl"), "--eval-sts": ("graded.tsv", "pairs.tsv", "none"),
+        "--eval-steps": ("1", "2", "1000", "0"), "--best": ("sts", "loss"), "--log-steps": ("1", "1000", "0"),
+        "--output": ("out", "other/out", "pairs.tsv", "base", "\u00e9"), "--max-steps": ("1", "2"),
+    },
+    "evaluate": {
+        "--data": ("sts", "sts2", ".", "base"), "--batch-size": ("1", "3", "1000", "0", "-1"),
+        "--device": ("cpu", "cp", "cuda:9", "meta", "cpu:0"), "--tasks": ("graded", "Graded", "STS12"),
+        "--output": ("out", "other/out", "pairs.tsv", "base"), "--baseline": ("whole", "base", "bloom-nano", "x"),
+    },
+    "memory": {
+        "--batch-size": ("1", "1000000", "0"), "--length": ("1", "1e9", "0.5", "nan"), "--rank": ("1", "999", "0"),
+        "--frozen-blocks": ("0", "1", "2", "99"), "--block-size": ("16", "1", "7", "0"), "--method": ("lora", "x"),
+        "--mini-batch": ("1", "1000", "0"), "--dtype": ("bfloat16", "float16", "int8"), "--device": ("cuda", "cpu"),
+        "--optimizer": ("adamw", "adam8bit"), "--embedding-device": ("cpu", "cuda"),
+        "--budget": ("1MiB", "1KiB", "0", "16 GB", "1e30", "nan", "-1GiB"),
+    },
+    "cost": {
+        "--pairs": ("1", "2e5", "200k", "0", "1e30", "nan"), "--tokens": ("1e9", "3B"), "--length": ("1", "1e9", "0"),
+        "--batch-size": ("1", "1000000", "0"), "--rank": ("1", "999", "0"), "--frozen-blocks": ("0", "1", "2", "99"),
+        "--targets": ("recipe", "all-linear", "dense", "x"), "--dtype": ("bfloat16", "float16"),
+        "--cached": ("1", "1000", "0"), "--serve-tokens": ("1e12", "0", "-1"), "--method": ("freeze", "bias", "x"),
+    },
+}  # fmt: skip
+"""By command and option, values of which most are good: what a user may well write, and the edges of it."""
+
+SWITCHES = {
+    "train": (
+        "--no-cpu",
+        "--overwrite",
+        "--allow-duplicates",
+        "--gradient-checkpointing",
+        "--fit",
+        "--force",
+        "--resume",
+    ),
+    "evaluate": ("--overwrite",),
+    "memory": ("--checkpointing",),
+    "cost": ("--checkpointing", "--json"),
+}
+
+
+def vary_arguments(rng: Random, arguments: list[str]) -> list[str]:
+    """One change to a command line that leaves it a sensible one: an option with another value, one more, one less.
+
+    Args:
+        rng: Chooses.
+        arguments: A command of `VALUES` and its arguments.
+    """
+    found = list(arguments)
+    values = VALUES[found[0]]
+    given = [option for option in values if option in found]
+    kind = rng.randrange(10)
+    if kind == 0 and given:
+        place = found.index(rng.choice(given))
+        del found[place : place + 2]
+    elif kind == 1:
+        found.append(rng.choice(SWITCHES[found[0]]))
+    else:
+        option = rng.choice(given if kind < 5 and given else list(values))
+        value = rng.choice(values[option])
+        if option in found:
+            found[found.index(option) + 1] = value
+        else:
+            found += [option, value]
+    return found

@@ -14,6 +14,7 @@ from lacos_st.settings import TrainConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
@@ -141,7 +142,20 @@ def cut_sentences(config: TrainConfig, sentences: Sequence[str]) -> CutSentences
         tokenizer = AutoTokenizer.from_pretrained(path, **hub)
     except (OSError, ValueError) as error:
         raise UserError(f"the base {path!r} has no tokenizer that can be loaded: {error}") from error
-    limit = model_limit(base, tokenizer, max_seq_length=config.max_seq_length)
+    return _count_cut(tokenizer, sentences, model_limit(base, tokenizer, max_seq_length=config.max_seq_length))
+
+
+def cut_by(model: SentenceTransformer, sentences: Sequence[str]) -> CutSentences | None:
+    """The sentences that a loaded model will cut, prompts left out; None where its first module tokenises otherwise."""
+    from transformers import PreTrainedTokenizerBase
+
+    tokenizer = getattr(model, "tokenizer", None)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return None
+    return _count_cut(tokenizer, sentences, model.max_seq_length)
+
+
+def _count_cut(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], limit: int | None) -> CutSentences:
     cut = longest = 0
     if limit is not None:
         for length in _lengths(tokenizer, [text for text in sentences if _most_tokens(text) > limit]):
@@ -171,5 +185,6 @@ def _most_tokens(text: str) -> int:
 
 def _lengths(tokenizer: Any, sentences: list[str]) -> Iterable[int]:
     for start in range(0, len(sentences), TOKENIZED_AT_A_TIME):
-        for ids in tokenizer(sentences[start : start + TOKENIZED_AT_A_TIME], verbose=False).input_ids:
+        batch = sentences[start : start + TOKENIZED_AT_A_TIME]
+        for ids in tokenizer(batch, truncation=False, padding=False, verbose=False).input_ids:
             yield len(ids)

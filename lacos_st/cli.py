@@ -15,6 +15,7 @@ from lacos_st.errors import UserError
 COMMANDS = (train, evaluate, encode, memory, cost, plan, sweep, fit, demo)
 USER_ERROR = 2  # exit status of whatever the user can mend, as argparse has it
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+SHOWN_NAME = 200  # characters of a path in a message
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,6 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.run(arguments)
     except UserError as error:
         print(f"lacos-st: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR
+    except OSError as error:
+        if error.filename is None:
+            raise
+        name = str(error.filename)
+        name = name if len(name) <= SHOWN_NAME else f"{name[:SHOWN_NAME]}..."
+        print(
+            f"lacos-st: error: {name!r}: {error.strerror}: check the path, who may read and write it, and its disk",
+            file=sys.stderr,
+        )
         return USER_ERROR
     except KeyboardInterrupt:
         print("lacos-st: interrupted", file=sys.stderr)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from lacos_st.atomic import write_text
+from lacos_st.audit import cut_by
 from lacos_st.errors import UserError
 from lacos_st.models import describe, load_model
 from lacos_st.report import SIMILARITIES, ModelScores, Results, TaskScores, markdown_table
@@ -130,6 +131,7 @@ def evaluate(
             correlation (NaN, or all the same), or the output folder is not empty.
     """
     check_output_dir(output_dir, overwrite=overwrite)
+    _check_batch_size(batch_size)
     named, baseline_name = _named_models(models, baseline)
     if not tasks:
         raise UserError("no tasks given; expected at least one set of graded pairs")
@@ -172,6 +174,7 @@ def evaluate_mteb(
         UserError: mteb is missing, a task is unknown, its data can't be fetched, or as in `evaluate`.
     """
     check_output_dir(output_dir, overwrite=overwrite)
+    _check_batch_size(batch_size)
     mteb = import_mteb()
     named, baseline_name = _named_models(models, baseline)
     tasks = []
@@ -213,6 +216,11 @@ def check_output_dir(output_dir: Path | None, *, overwrite: bool) -> None:
         raise UserError(f"output folder {output_dir} is not empty: choose another one, or pass --overwrite")
 
 
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}: expected 1 or more")
+
+
 class _Embedded:
     """What a stock evaluator asks of a model, answered from embeddings that were computed before."""
 
@@ -239,6 +247,13 @@ def _score_tasks(
 ) -> tuple[TaskScores, ...]:
     sentences = sorted({sentence for task in tasks for sentence in (*task.sentences1, *task.sentences2)})
     logger.info("%s: embedding %d different sentences of %d tasks", name, len(sentences), len(tasks))
+    found = cut_by(model, sentences)
+    if found is not None and found.cut:
+        logger.warning(
+            "%s: %d of %d sentences are longer than the model's limit of %d tokens (the longest: %d): the rest of them "
+            "is cut off, and the scores are those of their starts",
+            *(name, found.cut, found.sentences, found.limit, found.longest),
+        )
     embeddings = model.encode(sentences, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True)
     embedded = _Embedded(sentences, embeddings)
     return tuple(_score(embedded, task, name=name) for task in tasks)

@@ -15,7 +15,7 @@ def load_model(name_or_path: str, *, device: str | None = None) -> SentenceTrans
     """Load a sentence-transformers folder or hub name, or an embedded or transformers base as a zero-shot encoder.
 
     Raises:
-        UserError: no such folder, an unreadable model, or a hub name that can't be fetched.
+        UserError: no such folder, an unreadable model, a hub name that can't be fetched, or no such device.
     """
     from sentence_transformers import SentenceTransformer
 
@@ -23,6 +23,7 @@ def load_model(name_or_path: str, *, device: str | None = None) -> SentenceTrans
     from lacos_st.embedded import EMBEDDED
     from lacos_st.folder import check_folder
 
+    _check_device(device)
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         if not any((path / file).is_file() for file in ("modules.json", "config.json")):
@@ -47,6 +48,21 @@ def load_model(name_or_path: str, *, device: str | None = None) -> SentenceTrans
         raise UserError(
             f"model {name_or_path!r} could not be loaded ({type(error).__name__}: {reason[:300]}): give the folder of "
             "a saved model, a hub name that can be reached, or the name of an embedded base"
+        ) from error
+
+
+def _check_device(device: str | None) -> None:
+    """That a model can be put on `device` and its embeddings fetched from there."""
+    import torch
+
+    if device is None:
+        return
+    try:
+        torch.zeros(1, device=device).cpu()
+    except Exception as error:  # RuntimeError, AssertionError or NotImplementedError, by what is wrong
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"device {device!r} cannot be used here ({reason[:200]}): choose cpu, or cuda where torch sees a GPU"
         ) from error
 
 

@@ -24,6 +24,7 @@ NO_GOLD = "-"  # how SNLI and MultiNLI write a row on which the annotators did n
 EMPTY = "an empty sentence"
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32-LE starts as UTF-16-LE does
 _MARK = "\ufeff"
+CR_ALONE = "a line ends in CR alone: write LF or CR LF at the ends of lines"
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"  # no white space to Python, nothing to a reader
 
 Cells = Sequence[Any] | dict[str, Any]
@@ -196,7 +197,7 @@ def read_csv(path: Path) -> Iterator[tuple[int, Cells | str]]:
         except StopIteration:
             return
         except csv.Error as error:
-            cells, fault = None, str(error)
+            cells, fault = None, CR_ALONE if "new-line character" in str(error) else str(error)
         else:
             fault = "a quote without its partner" if quotes % 2 else ""
         if quotes % 2 or "field limit" in fault:

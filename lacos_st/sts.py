@@ -7,6 +7,7 @@ all of its rows concatenated, as MTEB computes it, not the mean over its sub-set
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ def load_tasks(folder: str | Path, *, names: Sequence[str] | None = None) -> lis
 
 
 def load_task_file(path: str | Path, *, option: str = "eval_sts") -> StsTask:
-    """The task in one file of graded pairs, read as `load_tasks` reads the folder in which it lies.
+    """The task in one file of graded pairs, read as `load_tasks` reads those of any folder but the known layout.
 
     Args:
         path: of a .tsv or .csv file.
@@ -126,8 +127,9 @@ def load_task_file(path: str | Path, *, option: str = "eval_sts") -> StsTask:
     file = Path(path)
     if not file.is_file():
         raise UserError(f"{option} {file} is no file: name a .tsv or .csv of columns score, sentence 1, sentence 2")
-    (task,) = load_tasks(file.parent, names=[file.stem])
-    return task
+    if file.suffix not in (".tsv", ".csv"):
+        raise UserError(f"{option} {file} ends in neither .tsv nor .csv: name a file of score, sentence 1, sentence 2")
+    return _plain_file(file)()
 
 
 def load_mteb_task(name: str) -> list[StsTask]:
@@ -230,11 +232,15 @@ def _plain_files(root: Path) -> dict[str, Callable[[], StsTask]]:
     for path in sorted([*root.glob("*.tsv"), *root.glob("*.csv")]):
         if path.stem in known:
             raise UserError(f"{root}: {path.stem}.tsv and {path.stem}.csv would be one task: rename one of them")
-        match = _LANGUAGES_IN_STEM.search(path.stem)
-        languages = f"{match[1]}-{match[2] or match[1]}" if match else UNKNOWN_LANGUAGES
-        group: Group = "sts" if languages in (ENGLISH, UNKNOWN_LANGUAGES) else "xsts"
-        known[path.stem] = partial(_load_file, path, path.stem, group, languages, None, first_column=None)
+        known[path.stem] = _plain_file(path)
     return known
+
+
+def _plain_file(path: Path) -> Callable[[], StsTask]:
+    match = _LANGUAGES_IN_STEM.search(path.stem)
+    languages = f"{match[1]}-{match[2] or match[1]}" if match else UNKNOWN_LANGUAGES
+    group: Group = "sts" if languages in (ENGLISH, UNKNOWN_LANGUAGES) else "xsts"
+    return partial(_load_file, path, path.stem, group, languages, None, first_column=None)
 
 
 def _load_file(
@@ -320,7 +326,9 @@ def _score(text: str, scale: tuple[float, float] | None) -> tuple[float, str | N
         score = None
     if score is None:
         return 0.0, f"score {text!r} is not a number"
-    if not (low <= score <= high) or score in (float("inf"), float("-inf")):  # false for NaN as well
+    if not math.isfinite(score):
+        return score, f"score {text!r} is not a finite number"
+    if not low <= score <= high:
         return score, f"score {text!r} is not a number between {low:g} and {high:g}"
     return score, None
 

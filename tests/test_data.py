@@ -190,7 +190,7 @@ BAD = [
     ),
     ("deep.jsonl", '["A cat naps.", "A cat sleeps."]\n' + "[" * 100_000 + "\n", "line 2: not JSON"),
     ("lines.csv", 'anchor,positive\nA cat naps.,A cat sleeps.\n"a\nb",c,d\n', "line 3: 3 columns"),
-    ("gone.jsonl", '{"anchor": "A cat naps.", "positive": "A cat sleeps."}\n{"anchor": "b"}\n', "found None"),
+    ("gone.jsonl", '{"anchor": "A cat naps.", "positive": "A cat sleeps."}\n{"anchor": "b"}\n', "no positive"),
 ]
 
 

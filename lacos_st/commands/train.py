@@ -32,8 +32,8 @@ def train(arguments: argparse.Namespace) -> None:
 
     from lacos_st.training import train as run
 
-    # what it will take in memory, what the preset chose, what is the matter with the rows: said in any case
-    for said in ("recipe", "training", "audit"):
+    # what it will take in memory, what the preset chose, what was read and left out of it: said in any case
+    for said in ("recipe", "training", "data", "audit"):
         logging.getLogger(f"lacos_st.{said}").setLevel(logging.INFO)
     result = run(config)
     best = "" if result.best_metric is None else f", best {config.best} {result.best_metric:.4f} at {result.best_step}"
