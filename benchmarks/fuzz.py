@@ -188,8 +188,8 @@ class Drill:
             shutil.copy(file, work)
         for name in ("sts", "sts2"):
             (work / name).mkdir()
-            text = (self.root / "data" / "graded.tsv").read_text("utf-8")
-            (work / name / "graded.tsv").write_text(text if name == "sts" else text.replace(" ", " x "), "utf-8")
+            graded = (self.root / "data" / "graded.tsv").read_text("utf-8")
+            (work / name / "graded.tsv").write_text(graded if name == "sts" else graded.replace(" ", " x "), "utf-8")
         for name in ("base", "whole", "adapter"):
             (work / name).symlink_to(self.root / name)
         before = _stand(self.root)

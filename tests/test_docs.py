@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 sys.path.insert(0, str(ROOT))  # for benchmarks, which are not installed
 
-from benchmarks import readme, worked  # noqa: E402
+from benchmarks import promises, readme, rows, worked  # noqa: E402
 
 
 def test_every_file_of_the_package_stands_in_the_tree() -> None:
@@ -38,6 +39,45 @@ def test_every_command_is_documented() -> None:
 
 def test_results_are_those_of_the_newest_rows() -> None:
     assert readme.rewrite(README) == README, "run `python -m benchmarks.readme`"
+
+
+SECURITY = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+CRASHES: dict[str, object] = {
+    "commit": "abc", "uncommitted": False, "date": "2026-01-02T03", "seed": 5, "kills": {"training": 7, "saving": 2},
+    "kills_while_writing": 4, "resumes": 8, "named_errors": 3, "whole_files_checked": 9, "corrupted_files": 0,
+    "rows_lost": 1, "compared_runs": 6, "not_shown": ["a full disk"], "problems": ["x"],
+}  # fmt: skip
+
+
+def test_figures_of_the_drills_are_those_of_the_newest_rows() -> None:
+    assert promises.rewrite(SECURITY) == SECURITY, "run `python -m benchmarks.promises`"
+    with pytest.raises(ValueError, match="lacks the marker lines"):
+        promises.rewrite("no markers")
+
+
+def test_figures_of_the_newest_full_drill_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    assert "`benchmarks.fuzz` has no row yet." in promises.figures()
+    told = [json.dumps(CRASHES), json.dumps({**CRASHES, "rows_lost": 2}), json.dumps({**CRASHES, "quick": True})]
+    (tmp_path / "crash_drill.jsonl").write_text("\n".join(told))
+    fuzz = {"cases": 2001, "defects": 3, "peak_resident_bytes": 2**30, "outcomes": {"data": {"a": 1, "read": 9}}}
+    (tmp_path / "fuzz.jsonl").write_text(json.dumps({**CRASHES, **fuzz}))
+    text = promises.figures()
+    for line in (
+        "2026-01-02, abc, seed 5): 2,001 cases, **3 defects**, peak memory 1024 MiB.", "| data files | 10 | 9 read, 1 a |",
+        "| kills (7 while training, 2 while saving) | 9 |", "| rows lost | 2 |", "Not shown on that machine: a full disk.",
+        "| problems | 1 |", "| runs resumed | 8 |",
+    ):  # fmt: skip
+        assert line in text, line
+
+
+def test_promises_name_tests_that_exist() -> None:
+    tests = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py")}
+    files, functions = (set(re.findall(form, SECURITY)) for form in (r"tests/(test_\w+\.py)", r"`(test_\w+)`"))
+    assert len(files) > 8
+    assert len(functions) > 4
+    assert files <= tests.keys()
+    assert {name for name in functions if not any(f"def {name}(" in text for text in tests.values())} == set()
 
 
 def test_a_readme_without_markers_is_refused() -> None:

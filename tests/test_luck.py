@@ -84,21 +84,27 @@ def test_worker_processes_do_not_matter(tiny_bloom_dir: str) -> None:
         assert difference(found, expected) < BOUND
 
 
-@pytest.mark.parametrize("method", ["lacos", pytest.param("full", marks=pytest.mark.slow)])
+SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("lora", "full", "freeze", "bias", "sbert")]
+
+
+@pytest.mark.parametrize("method", ["lacos", *SLOW])
 def test_the_same_seed_gives_the_same_bits(tiny_bloom_dir: str, tmp_path: Path, method: str) -> None:
-    pairs = "".join(f"a man walks {i}\ta man {i}\n" for i in range(30))
+    labels = [f"{('entailment', 'neutral', 'contradiction')[i % 3]}\t" * (method == "sbert") for i in range(30)]
+    pairs = "".join(f"{label}a man walks {i}\ta man {i}\n" for i, label in enumerate(labels))
     (tmp_path / "pairs.tsv").write_text(pairs, encoding="utf-8")
     logs, weights, vectors = [], [], []
     for name, seed in (("one", 3), ("two", 3), ("other", 4)):
         torch.manual_seed(len(name))  # what was drawn before does not matter
         options = {"base": tiny_bloom_dir, "data": str(tmp_path / "pairs.tsv"), "output": str(tmp_path / name)}
         options |= {"method": method, "batch_size": 8, "eval_rows": 3, "log_steps": 1, "seed": seed, "lr": 1e-3}
-        if method == "lacos":
-            options |= {"block_size": 64, "lora_dropout": 0.1}
+        adapters = method in ("lacos", "lora")
+        options |= {"block_size": 64} if method == "lacos" else {}
+        options |= {"lora_dropout": 0.1} if adapters else {"max_steps": 1, "warmup": 0}
+        options |= {"frozen_blocks": 1} if method == "freeze" else {}
         result = train(TrainConfig.from_mapping({**options, "cpu": True, "progress": False}))
         lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
         logs.append([{k: v for k, v in line.items() if "runtime" not in k and "per_second" not in k} for line in lines])
-        file = "adapter/adapter_model.safetensors" if method == "lacos" else "model.safetensors"
+        file = "adapter/adapter_model.safetensors" if adapters else "model.safetensors"
         weights.append(load_file(result.model_path / file))
         vectors.append(result.model.encode(TEXTS))
     assert logs[0] == logs[1] != logs[2]

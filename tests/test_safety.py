@@ -6,16 +6,19 @@ import json
 import shutil
 import time
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from lacos_st import LoRA8bit, UserError, encoder
-from lacos_st.folder import CONFIG_LIMIT_BYTES, check_folder
+from lacos_st.folder import CONFIG_LIMIT_BYTES, VOCABULARY_LIMIT_BYTES, check_folder, read_json
 from lacos_st.headers import HEADER_LIMIT_BYTES, read_header
+from lacos_st.loading import load_base, read_config
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,22 @@ def test_pickles_are_refused_unopened(saved: Path, pickle: str, instead: str | N
         (saved / instead).unlink()
     torch.save({}, saved / pickle)
     refused(saved, "is a pickle, which can run code of its author's when it is opened: it is not read")
+
+
+def test_a_pickle_of_the_hub_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a hub name there is no folder to look at beforehand: transformers is told to read safetensors only."""
+    commit = "0" * 40
+    repository = tmp_path / "models--a--b"
+    folder = Path(tiny.save(repository / "snapshots" / commit))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    options = {"block_size": 64, "lora_rank": 2, "model_kwargs": {"cache_dir": str(tmp_path)}}
+    hub = {key: {"cache_dir": str(tmp_path)} for key in ("processor_kwargs", "config_kwargs")}
+    LoRA8bit("a/b", **options, **hub)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"cannot load the weights of 'a/b': .*safetensors"):
+        LoRA8bit("a/b", **options, **hub)
 
 
 def test_a_pickle_beside_safetensors_is_left_alone(saved: Path) -> None:
@@ -154,6 +173,31 @@ def test_no_code_of_the_folder_runs_with_trust_remote_code(saved: Path, file: st
         assert not ran.exists()
 
 
+@pytest.mark.parametrize("spared", ["lacos_st.transformer.without_remote_code", "lacos_st.loading"])
+def test_each_refusal_of_code_holds_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: Path, spared: str
+) -> None:
+    """sentence-transformers hands the flag to the module, the module to transformers: each place says no."""
+    ran = tmp_path / "ran"
+    if spared == "lacos_st.loading":
+        folder = Path(tiny.save(tmp_path / "llama", "llama"))
+    else:
+        folder = saved
+        monkeypatch.setattr(spared, lambda options: options)
+    (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    autos = {"AutoConfig": "evil.C", "AutoModel": "evil.M", "AutoProcessor": "evil.P", "AutoTokenizer": ["evil.T"] * 2}
+    for file in (folder / "config.json", folder / "tokenizer_config.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "auto_map": autos}))
+    if folder == saved:
+        tiny.reseal(folder)
+        with suppress(UserError):  # where nobody said no, transformers asks the terminal, which is not there
+            SentenceTransformer(str(folder), device="cpu", trust_remote_code=True)
+    else:
+        config = read_config(str(folder), trust_remote_code=True)
+        load_base(str(folder), config, quantization=None, dtype=torch.float32, trust_remote_code=True)
+    assert not ran.exists()
+
+
 # Sizes
 
 
@@ -161,6 +205,16 @@ def test_json_has_a_limit(saved: Path) -> None:
     with (saved / "config.json").open("ab") as file:
         file.truncate(CONFIG_LIMIT_BYTES + 1)
     refused(saved, r"config\.json has \d+ bytes, and at most \d+ are read")
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"), [("modules.json", CONFIG_LIMIT_BYTES), ("tokenizer.json", VOCABULARY_LIMIT_BYTES)]
+)
+def test_json_is_measured_before_it_is_read(tmp_path: Path, name: str, limit: int) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(limit + 1)
+    with pytest.raises(UserError, match=rf"{name} is broken \(it has {limit + 1} bytes, and at most {limit} are read"):
+        read_json(tmp_path / name)
 
 
 def crafted(header: object, data: bytes = b"", length: int | None = None) -> bytes:
@@ -181,6 +235,8 @@ HUGE = {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 4]}
         (crafted({"a": HUGE}, b"\0" * 4), "which its shape does not take"),
         (crafted({"a": {**HUGE, "data_offsets": [0, 4 * 10**12]}}, b"\0" * 4), "truncated: the header announces"),
         (crafted({"a": {**HUGE, "shape": [-1, -1]}}, b"\0" * 4), "no whole number"),
+        (crafted({"a": {**HUGE, "shape": [1] * 65}}, b"\0" * 4), "too many dimensions"),
+        (crafted({"a": {**HUGE, "shape": [2**63, 0], "data_offsets": [0, 0]}}), "no whole number below"),
         (crafted({"a": {**HUGE, "dtype": "F999"}}, b"\0" * 4), "not known"),
         (
             crafted({name: {**HUGE, "shape": [1]} for name in "ab"}, b"\0" * 4),
