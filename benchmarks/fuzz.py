@@ -28,10 +28,12 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import torch
 
 from benchmarks import lengths, rows, synthetic
 from benchmarks.mutations import VALUES, mutate_arguments, mutate_bytes, mutate_header, mutate_json, vary_arguments
+from lacos_st.recipe.runs_table import Run, append_run
 
 SHAPE = synthetic.Shape(vocabulary=400, hidden=64, layers=2, heads=4)
 SENTENCES = [" ".join(lengths.word(number) for number in words) for words in ((1, 5, 9, 5), (7,), (), range(20, 32))]
@@ -41,6 +43,25 @@ WILD = 0.2
 
 KINDS = ("config", "header", "data", "arguments")
 SHARE = {"config": 0.4, "header": 0.2, "data": 0.25, "arguments": 0.15}
+
+
+TRAIN = (
+    *("train", "--base", "base", "--data", "pairs.tsv", "--output", "out", "--block-size", "64", "--cpu"),
+    *("--batch-size", "8", "--no-progress", "--eval-rows", "2", "--max-seq-length", "16"),
+)
+LINES = (
+    TRAIN,
+    (*TRAIN, "--method", "lora", "--lr", "1e-3", "--warmup", "0", "--seed", "3", "--scale", "20"),
+    (*TRAIN, "--eval-sts", "graded.tsv", "--best", "sts", "--log-steps", "1", "--epochs", "1"),
+    ("train", "--config", "train.yaml", "--output", "out"),
+    ("evaluate", "base", "whole", "--data", "sts", "--batch-size", "4", "--device", "cpu", "--output", "out"),
+    ("encode", "whole", "pairs.tsv", "out", "--column", "anchor", "--device", "cpu", "--shard-rows", "7"),
+    ("encode", "base", "nli.jsonl", "out", "--column", "premise", "--device", "cpu", "--batch-size", "3"),
+    ("memory", "base", "--batch-size", "8", "--length", "20", "--block-size", "64", "--budget", "1GiB"),
+    ("cost", "base", "--pairs", "1000", "--length", "20", "--batch-size", "8"),
+    ("fit", "runs.csv", "--forms", "ND", "--bootstrap", "2"),
+)
+"""What is changed: each runs as it is, but for the damaged ones of train.yaml and runs.csv."""
 
 
 class Defect(AssertionError):
@@ -163,21 +184,13 @@ class Drill:
 
     def arguments(self, rng: Random) -> str:
         """A command line is changed in one place, or at random, and run; what it writes is cleared away."""
-        from lacos_st.cli import main
-
-        train = ["train", "--base", "base", "--data", "pairs.tsv", "--output", "out", "--block-size", "64", "--cpu"]
-        train += ["--batch-size", "8", "--no-progress", "--eval-rows", "2", "--max-seq-length", "16"]
-        lines = (
-            train,
-            [*train, "--method", "lora", "--lr", "1e-3", "--warmup", "0", "--seed", "3", "--scale", "20"],
-            [*train, "--eval-sts", "graded.tsv", "--best", "sts", "--log-steps", "1", "--epochs", "1"],
-            ["train", "--config", "train.yaml", "--output", "out"],
-            ["evaluate", "base", "whole", "--data", "sts", "--batch-size", "4", "--device", "cpu", "--output", "out"],
-            ["memory", "base", "--batch-size", "8", "--length", "20", "--block-size", "64", "--budget", "1GiB"],
-            ["cost", "base", "--pairs", "1000", "--length", "20", "--batch-size", "8"],
-        )
         wild = rng.random() < WILD
-        line = (mutate_arguments if wild else vary_arguments)(rng, list(rng.choice(lines)))
+        return self.run_line((mutate_arguments if wild else vary_arguments)(rng, list(rng.choice(LINES))), rng, wild)
+
+    def run_line(self, line: list[str], rng: Random | None = None, wild: bool = False) -> str:
+        """A command line is run; `rng` damages train.yaml and runs.csv, `wild` is one that may write anywhere."""
+        from lacos_st.cli import main as lacos_st
+
         if line[:1] == ["demo"]:
             return "demo: left out"  # minutes
         if line[:1] == ["train"] and (wild or "--max-steps" not in line):
@@ -186,6 +199,9 @@ class Drill:
         work.mkdir()
         for file in (self.root / "data").iterdir():
             shutil.copy(file, work)
+        for name in ("train.yaml", "runs.csv"):
+            text = (self.root / name).read_bytes()
+            (work / name).write_bytes(mutate_bytes(rng, text) if rng and rng.random() < 0.7 else text)
         for name in ("sts", "sts2"):
             (work / name).mkdir()
             graded = (self.root / "data" / "graded.tsv").read_text("utf-8")
@@ -193,29 +209,45 @@ class Drill:
         for name in ("base", "whole", "adapter"):
             (work / name).symlink_to(self.root / name)
         before = _stand(self.root)
-        text = (self.root / "train.yaml").read_bytes()
-        (work / "train.yaml").write_bytes(mutate_bytes(rng, text) if rng.random() < 0.7 else text)
         error = io.StringIO()
         was = Path.cwd()
         os.chdir(work)
         try:
             with contextlib.redirect_stderr(error), contextlib.redirect_stdout(io.StringIO()):
-                status = main(line)
+                status = lacos_st(line)
         except SystemExit as left:  # --help and --version
             status = int(left.code or 0)
         finally:
             os.chdir(was)
-            place = line[line.index("--output") + 1] if "--output" in line[:-1] else "out"
-            trained = not wild and (work / place / "model" / "modules.json").is_file()
+            made = None if wild else _made(work, line)
             shutil.rmtree(work)
         if _stand(self.root) != before:
             raise Defect(f"a file that was given was changed: {line}")
         said = [text for text in error.getvalue().splitlines() if text.startswith("lacos-st: error: ")]
         if status not in (0, 2) or (status == 2) != (len(said) == 1):
             raise Defect(f"status {status} with {len(said)} lines of error: {line}")
-        if not wild and line[0] == "train" and trained != (status == 0):
-            raise Defect(f"status {status} {'with' if trained else 'without'} a trained model: {line}")
+        if made is not None and made != (status == 0):
+            raise Defect(f"status {status} {'with' if made else 'without'} what it was to make: {line}")
         return "refused" if status else f"{line[0] if line[0] in VALUES else 'help'}: ran"
+
+
+def _made(work: Path, line: list[str]) -> bool | None:
+    """Whether a model, or shards with every row once and in order, came of a command line; None of other commands."""
+    place = work / (line[line.index("--output") + 1] if "--output" in line[:-1] else "out")
+    if line[0] == "train":
+        return (place / "model" / "modules.json").is_file()
+    if line[0] != "encode":
+        return None
+    if not (place / "manifest.json").is_file():
+        return False
+    manifest = json.loads((place / "manifest.json").read_text("utf-8"))
+    rows_there: list[int] = []
+    for shard in sorted(place.glob("shard-*")):
+        if shard.suffix == ".parquet":
+            rows_there += pyarrow.parquet.read_table(shard, columns=["row"])["row"].to_pylist()
+        elif shard.suffix == ".jsonl":
+            rows_there += [json.loads(text)["row"] for text in shard.read_text("utf-8").splitlines()]
+    return bool(manifest["complete"]) and rows_there == list(range(manifest["input"]["rows"]))
 
 
 def _stand(root: Path) -> dict[str, tuple[int, int]]:
@@ -251,6 +283,14 @@ def _write_data(root: Path) -> None:
     nli = [{"label": labels[i % 3], "premise": a, "hypothesis": b} for i, (a, b) in enumerate(pairs)]
     (folder / "nli.jsonl").write_text("".join(json.dumps(row) + "\n" for row in nli), "utf-8")
     (folder / "graded.tsv").write_text("".join(f"{i % 6}\t{a}\t{b}\n" for i, (a, b) in enumerate(pairs)), "utf-8")
+    places = [(size, budget) for size in (20_000, 160_000, 1_260_000, 10_000_000) for budget in (1e12, 2e13, 3e14)]
+    for size, budget in places:
+        tokens = budget / (6 * size)
+        loss = 0.4 + 60 / size**0.35 + 400 / tokens**0.4
+        counts = (size, size, size, size, tokens)
+        append_run(
+            root / "runs.csv", Run("toy", *counts, "full", "lr=0.001 share=1", budget, loss, None, None, 0, "abc1234")
+        )
     (root / "train.yaml").write_text(
         "base: base\ndata: [pairs.tsv]\noutput: out\nblock_size: 64\ncpu: true\nbatch_size: 8\nprogress: false\n"
         "eval_rows: 2\nlr: 1e-3\nmax_steps: 1\nmax_seq_length: 16\n",

@@ -169,6 +169,14 @@ VALUES: dict[str, dict[str, tuple[str, ...]]] = {
         "--device": ("cpu", "cp", "cuda:9", "meta", "cpu:0"), "--tasks": ("graded", "Graded", "STS12"),
         "--output": ("out", "other/out", "pairs.tsv", "base"), "--baseline": ("whole", "base", "bloom-nano", "x"),
     },
+    "encode": {
+        "--column": ("anchor", "positive", "premise", "1", "2", "0", "9", "x", ""), "--device": ("cpu",
+        "cp", "cuda:9", "meta", "cpu:0"), "--id-column": ("positive", "label", "2", "x"), "--format": ("npy", "parquet",
+        "csv"), "--precision": ("float16", "int8", "uint8", "binary", "ubinary", "int4"), "--truncate-dim": ("1", "8",
+        "64", "65", "0"), "--prompt": ("query: ", "", "%s"), "--prompt-name": ("query", "x"), "--on-bad-row": ("skip",
+        "error", "x"), "--batch-size": ("1", "1000", "0"), "--shard-rows": ("1", "1000", "20", "0"),
+        "--calibration-rows": ("1", "3", "1000", "0"), "--workers": ("1", "0", "-1"),
+    },
     "memory": {
         "--batch-size": ("1", "1000000", "0"), "--length": ("1", "1e9", "0.5", "nan"), "--rank": ("1", "999", "0"),
         "--frozen-blocks": ("0", "1", "2", "99"), "--block-size": ("16", "1", "7", "0"), "--method": ("lora", "x"),
@@ -181,6 +189,11 @@ VALUES: dict[str, dict[str, tuple[str, ...]]] = {
         "--batch-size": ("1", "1000000", "0"), "--rank": ("1", "999", "0"), "--frozen-blocks": ("0", "1", "2", "99"),
         "--targets": ("recipe", "all-linear", "dense", "x"), "--dtype": ("bfloat16", "float16"),
         "--cached": ("1", "1000", "0"), "--serve-tokens": ("1e12", "0", "-1"), "--method": ("freeze", "bias", "x"),
+    },
+    "fit": {
+        "--output": ("laws.json", "no/such/laws.json", "base", "pairs.tsv"), "--methods": ("full", "lacos", "x"),
+        "--family": ("toy", "x", ""), "--forms": ("ND", "SND", "x"), "--bootstrap": ("1", "2", "0", "-1", "x"),
+        "--seed": ("0", "7", "-1", "1e3"), "--budgets": ("1e13", "1e12", "1e30", "1", "0", "-1", "nan", "inf", "1P"),
     },
 }  # fmt: skip
 """By command and option, values of which most are good: what a user may well write, and the edges of it."""
@@ -196,8 +209,10 @@ SWITCHES = {
         "--resume",
     ),
     "evaluate": ("--overwrite",),
+    "encode": ("--normalize", "--keep-text", "--header", "--no-header", "--resume", "--overwrite", "--quiet"),
     "memory": ("--checkpointing",),
     "cost": ("--checkpointing", "--json"),
+    "fit": ("--extrapolate", "--json", "--overwrite"),
 }
 
 

@@ -23,7 +23,7 @@ def load_model(name_or_path: str, *, device: str | None = None) -> SentenceTrans
     from lacos_st.embedded import EMBEDDED
     from lacos_st.folder import check_folder
 
-    _check_device(device)
+    check_device(device)
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         if not any((path / file).is_file() for file in ("modules.json", "config.json")):
@@ -51,8 +51,12 @@ def load_model(name_or_path: str, *, device: str | None = None) -> SentenceTrans
         ) from error
 
 
-def _check_device(device: str | None) -> None:
-    """That a model can be put on `device` and its embeddings fetched from there."""
+def check_device(device: str | None) -> None:
+    """That a model can be put on `device` and its embeddings fetched from there; None is torch's own choice.
+
+    Raises:
+        UserError: It cannot.
+    """
     import torch
 
     if device is None:

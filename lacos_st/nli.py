@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal
 
 from lacos_st.errors import UserError
-from lacos_st.sources import CR_ALONE, NO_GOLD, Cells, Table, flaw
+from lacos_st.sources import NO_GOLD, Cells, Table, flaw
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +146,6 @@ def _recognise(name: str, cells: Cells) -> _Layout:
     if layout := _by_name(name, places, cells):
         return layout
     if len(cells) == 1:
-        _refuse_cr(name, cells)
         raise UserError(f"{name} has one column (first row: {str(cells[0])[:60]!r}): {_EXPECTED}")
     if len(cells) == 2:
         if all(str(cell).isidentifier() and str(cell).isascii() for cell in cells):
@@ -161,15 +159,8 @@ def _recognise(name: str, cells: Cells) -> _Layout:
         return _Layout(1, 2, 0, 3)
     if len(cells) == 3 and _label(cells[2]) in _LABELS:
         return _Layout(0, 1, 2, 3)
-    _refuse_cr(name, cells)
     start = " | ".join(str(cell)[:30] for cell in cells[:4])
     raise UserError(f"{name} has {len(cells)} columns whose meaning is unknown (first row: {start}): {_EXPECTED}")
-
-
-def _refuse_cr(name: str, cells: Sequence[Any]) -> None:
-    """Where a first row of unknown columns is a whole file of old, say so."""
-    if any("\r" in str(cell) for cell in cells):
-        raise UserError(f"{name}, line 1: {CR_ALONE}")
 
 
 _EXPECTED = (

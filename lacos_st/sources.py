@@ -24,7 +24,7 @@ NO_GOLD = "-"  # how SNLI and MultiNLI write a row on which the annotators did n
 EMPTY = "an empty sentence"
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32-LE starts as UTF-16-LE does
 _MARK = "\ufeff"
-CR_ALONE = "a line ends in CR alone: write LF or CR LF at the ends of lines"
+CR_ALONE = "a CR without its LF: write LF or CR LF at the ends of lines, and no CR within"
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"  # no white space to Python, nothing to a reader
 
 Cells = Sequence[Any] | dict[str, Any]
@@ -157,15 +157,22 @@ def flaw(text: object) -> str | None:
     return None
 
 
+def cells_of(line: str) -> list[str] | str:
+    """The cells of a line of tsv, without quoting; a `str` that says what is wrong where rows may be hidden in it."""
+    text = line.rstrip("\r\n")
+    return CR_ALONE if "\r" in text else text.split("\t")
+
+
 def _tsv(path: Path) -> Iterator[tuple[int, Cells | str]]:
     for number, line, problem in read_lines(path):
         if text := line.rstrip("\r\n"):
-            yield number, problem or text.split("\t")
+            yield number, problem or cells_of(text)
 
 
 def _plain(path: Path) -> Iterator[tuple[int, Cells | str]]:
     for number, line, problem in read_lines(path):
-        yield number, problem or [line.rstrip("\r\n")]
+        text = line.rstrip("\r\n")
+        yield number, problem or (CR_ALONE if "\r" in text else [text])
 
 
 def read_csv(path: Path) -> Iterator[tuple[int, Cells | str]]:

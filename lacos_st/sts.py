@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lacos_st.errors import UserError
-from lacos_st.sources import Cells, flaw, read_csv, read_lines
+from lacos_st.sources import Cells, cells_of, flaw, read_csv, read_lines
 
 Group = Literal["sts", "xsts"]
 Rows = list[tuple[float, str, str]]
@@ -341,7 +341,7 @@ def _read_cells(path: Path) -> list[tuple[int, list[str] | str]]:
     """
     if path.suffix == ".csv":
         return [(line, _as_row(cells)) for line, cells in read_csv(path)]
-    return [(line, wrong or text.rstrip("\r\n").split("\t")) for line, text, wrong in read_lines(path)]
+    return [(line, wrong or cells_of(text)) for line, text, wrong in read_lines(path)]
 
 
 def _as_row(cells: Cells | str) -> list[str] | str:

@@ -64,9 +64,10 @@ def test_figures_of_the_newest_full_drill_are_told(tmp_path: Path, monkeypatch: 
     (tmp_path / "fuzz.jsonl").write_text(json.dumps({**CRASHES, **fuzz}))
     text = promises.figures()
     for line in (
-        "2026-01-02, abc, seed 5): 2,001 cases, **3 defects**, peak memory 1024 MiB.", "| data files | 10 | 9 read, 1 a |",
-        "| kills (7 while training, 2 while saving) | 9 |", "| rows lost | 2 |", "Not shown on that machine: a full disk.",
-        "| problems | 1 |", "| runs resumed | 8 |",
+        "2026-01-02, abc, seed 5): 2,001 cases, **3 defects**, peak memory 1024 MiB.",
+        "| data files | 10 | 9 read, 1 a |",
+        "| kills (7 while training, 2 while saving) | 9 |", "| rows lost | 2 |",
+        "Not shown on that machine: a full disk.", "| problems | 1 |", "| runs resumed | 8 |",
     ):  # fmt: skip
         assert line in text, line
 

@@ -13,6 +13,7 @@ import tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lacos_st.corpus import shards
 from lacos_st.models import load_model
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for benchmarks, which are not installed
@@ -61,6 +62,24 @@ def test_another_model_is_a_defect(drill: fuzz.Drill, monkeypatch: pytest.Monkey
 
     with pytest.raises(fuzz.Defect, match="another model was loaded"):
         all_cases()
+
+
+def test_the_lines_that_are_changed_run_as_they_are(drill: fuzz.Drill) -> None:
+    for command in mutations.VALUES:
+        line = next(list(line) for line in fuzz.LINES if line[0] == command)
+        assert drill.run_line([*line, *["--max-steps", "1"] * (command == "train")]) == f"{command}: ran"
+    assert {line[0] for line in fuzz.LINES} == mutations.VALUES.keys() == mutations.SWITCHES.keys()
+
+
+def test_shards_that_lack_a_row_are_a_defect(drill: fuzz.Drill, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = ["encode", "base", "pairs.tsv", "out", "--column", "anchor", "--device", "cpu"]
+    for form in ("npy", "parquet"):
+        assert drill.run_line([*line, "--format", form]) == "encode: ran"
+    record = shards.ShardFormat.record
+    monkeypatch.setattr(shards.ShardFormat, "record", lambda self, place, row: record(self, max(place, 1), row))
+    for form in ("npy", "parquet"):
+        with pytest.raises(fuzz.Defect, match="status 0 without what it was to make"):
+            drill.run_line([*line, "--format", form])
 
 
 def test_errors_of_others_and_hangs_are_defects(drill: fuzz.Drill, monkeypatch: pytest.MonkeyPatch) -> None:

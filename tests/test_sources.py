@@ -125,7 +125,7 @@ def test_a_stray_quote_invents_no_row(rows: list[tuple[str, str]], place: int) -
         read((good[:place] + '"' + good[place:]).encode(), "a.csv")
 
 
-MALFORMED = ["only one", "a\tb\tc", "\tb", "a\t \u200b", "a\tb\0", "a\tb\udcff"]
+MALFORMED = ["only one", "a\tb\tc", "\tb", "a\t \u200b", "a\tb\0", "a\tb\udcff", "a\tb\rc"]
 
 
 @given(st.lists(st.one_of(st.tuples(sentence, sentence), st.sampled_from(MALFORMED)), max_size=12))

@@ -104,6 +104,11 @@ def test_lines_that_end_in_cr_alone(folder: Path, capsys: pytest.CaptureFixture[
         text = (folder / "pairs.tsv").read_text().replace("\n", "\r").replace("\t", "\t" if "tsv" in name else ",")
         (folder / name).write_bytes(text.encode())
         assert "CR" in said(capsys, train(data=name))
+    (folder / "sts" / "one.tsv").write_bytes(b"1\ta\tb\r2\n3\tc\td\n")
+    assert "line 1: a CR without its LF" in said(capsys, ["evaluate", "base", "--data", "sts", "--device", "cpu"])
+    (folder / "old.txt").write_bytes(b"a man\rthe man\r")
+    for name in ("old.tsv", "old.csv", "old.txt"):  # of which all but the first row would be gone
+        assert "CR without its LF" in said(capsys, ["encode", "base", name, "out", "--column", "1", "--device", "cpu"])
 
 
 def test_sentences_that_evaluate_cuts_are_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from lacos_st.checkpoint import adapter_hash, base_hash
 from lacos_st.corpus.options import EncodeOptions
 from lacos_st.errors import UserError
-from lacos_st.models import load_model
+from lacos_st.models import check_device, load_model
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -48,16 +48,10 @@ class CorpusEncoder:
         """The model that the options name, on the first of their devices.
 
         Raises:
-            UserError: it cannot be loaded, or a device is unknown.
+            UserError: it cannot be loaded, or a device cannot be used here.
         """
-        import torch
-
         for name in options.device:
-            try:
-                torch.empty(0, device=name)
-            except (RuntimeError, AssertionError, ValueError) as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(f"device {name!r} cannot be used here ({reason}): name another, such as cpu") from error
+            check_device(name)
         return cls(load_model(options.model, device=options.devices[0]), options)
 
     def encode(self, texts: Sequence[str], *, pool: Any = None) -> np.ndarray:
