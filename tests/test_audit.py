@@ -16,6 +16,12 @@ from lacos_st.audit import CutSentences, cut_sentences, duplicates_in_batches
 from lacos_st.errors import UserError
 from lacos_st.methods import build_model, load_rows
 from lacos_st.settings import TrainConfig
+from lacos_st.trainer import LacosTrainer
+from lacos_st.training import train
+
+
+class Stop(Exception):
+    """Raised where training would begin."""
 
 
 @pytest.fixture
@@ -132,6 +138,35 @@ def test_duplicates_by_hand_and_in_the_log(
     (warning,) = warnings_of(caplog)
     assert "6 of 8 rows share" in warning
     assert "allow_duplicates leaves them" in warning
+
+
+@pytest.mark.parametrize(
+    ("method", "allow", "apart"), [("lacos", False, True), ("lacos", True, False), ("sbert", False, False)]
+)
+def test_by_default_no_batch_holds_a_sentence_twice(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str, allow: bool, apart: bool
+) -> None:
+    labels = [name + "\t" if method == "sbert" else "" for name in ("entailment", "neutral", "contradiction")]
+    lines = [f"{labels[i % 3]}anchor {i % 6}\tpositive {i}" for i in range(24)]
+    (tmp_path / "pairs.tsv").write_text("\n".join(lines), encoding="utf-8")
+    runs: list[LacosTrainer] = []
+
+    def stop(self: LacosTrainer, *_: object, **__: object) -> None:
+        runs.append(self)
+        raise Stop
+
+    monkeypatch.setattr(LacosTrainer, "train", stop)
+    own = {"block_size": 64} if method == "lacos" else {}
+    config = {key: value for key, value in options.items() if key != "block_size"} | own
+    with pytest.raises(Stop):
+        train(TrainConfig.from_mapping({**config, "method": method, "allow_duplicates": allow, "progress": False}))
+    (run,) = runs
+    first = next(name for name in run.train_dataset.column_names if name != "label")
+    batches = [
+        [run.train_dataset[place][first] for place in batch] for batch in run.get_train_dataloader().batch_sampler
+    ]
+    assert sorted(text for batch in batches for text in batch) == sorted(run.train_dataset[first])
+    assert all(len(set(batch)) == len(batch) for batch in batches) == apart
 
 
 @pytest.mark.parametrize("base", ["tiny_bloom_dir", "tiny_bert_dir", "bloom-nano", "bert-nano"])

@@ -124,6 +124,11 @@ def foreign_shard(root: Path) -> Path:
     return root / "sharded"
 
 
+def missing_base_tensor(root: Path) -> Path:
+    change(root / "base" / "model.safetensors", lambda tensors: tensors.pop("h.1.input_layernorm.bias"))
+    return root / "adapter"
+
+
 def codes_without_absmax(root: Path) -> Path:
     change(root / "whole" / "model.safetensors", lambda tensors: tensors.pop("h.1.mlp.dense_h_to_4h.absmax"))
     return root / "whole"
@@ -199,6 +204,7 @@ DAMAGES = [
     (missing_shard, r"model-00002-of-\d+\.safetensors is missing or broken .* fetch or write it again"),
     (swapped_shards, r"shard .*model-00001-of-.* is not the one that the index was written for: .* was swapped"),
     (foreign_shard, r"base '.*shards' is not the one this model was saved with"),
+    (missing_base_tensor, r"incomplete: 1 tensors are missing \(h\.1\.input_layernorm\.bias"),
     (codes_without_absmax, r"no absmax for h\.1\.mlp\.dense_h_to_4h: .* fetch or write it again"),
     (missing_adapter_tensor, r"does not fit: 1 tensors \(.*missing, none unknown"),
     (extra_adapter_tensor, r"does not fit: none missing, 1 tensors \(h\.9\.lora_A.*unknown"),
