@@ -59,6 +59,7 @@ LINES = (
     ("encode", "base", "nli.jsonl", "out", "--column", "premise", "--device", "cpu", "--batch-size", "3"),
     ("memory", "base", "--batch-size", "8", "--length", "20", "--block-size", "64", "--budget", "1GiB"),
     ("cost", "base", "--pairs", "1000", "--length", "20", "--batch-size", "8"),
+    ("plan", "--flops", "1e17", "--length", "20", "--yaml", "run.yaml", "--data", "pairs.tsv"),
     ("fit", "runs.csv", "--forms", "ND", "--bootstrap", "2"),
 )
 """What is changed: each runs as it is, but for the damaged ones of train.yaml and runs.csv."""

@@ -190,6 +190,14 @@ VALUES: dict[str, dict[str, tuple[str, ...]]] = {
         "--targets": ("recipe", "all-linear", "dense", "x"), "--dtype": ("bfloat16", "float16"),
         "--cached": ("1", "1000", "0"), "--serve-tokens": ("1e12", "0", "-1"), "--method": ("freeze", "bias", "x"),
     },
+    "plan": {
+        "--flops": ("1e15", "2.5 EFLOP", "3 PFLOP-days", "1", "0", "-1", "nan", "1e40"), "--hours": ("1", "90min", "0"),
+        "--gpu": ("h100", "a100", "x"), "--memory": ("16GiB", "1KiB", "0"), "--pairs": ("2e6", "1", "0", "nan"),
+        "--serve-tokens": ("1e9", "1e30", "-1"), "--utilization": ("0.5", "0", "2"), "--length": ("1", "1e9", "0"),
+        "--batch-size": ("1", "100000", "0"), "--dtype": ("bfloat16", "int8"), "--family": ("bloom", "base", "x"),
+        "--law": ("paper", "runs.csv", "x"), "--runs": ("runs.csv", "pairs.tsv"), "--yaml": ("base", "pairs.tsv"),
+        "--data": ("nli.jsonl", "x"), "--output": ("out", "base"),
+    },
     "fit": {
         "--output": ("laws.json", "no/such/laws.json", "base", "pairs.tsv"), "--methods": ("full", "lacos", "x"),
         "--family": ("toy", "x", ""), "--forms": ("ND", "SND", "x"), "--bootstrap": ("1", "2", "0", "-1", "x"),
@@ -212,6 +220,7 @@ SWITCHES = {
     "encode": ("--normalize", "--keep-text", "--header", "--no-header", "--resume", "--overwrite", "--quiet"),
     "memory": ("--checkpointing",),
     "cost": ("--checkpointing", "--json"),
+    "plan": ("--extrapolate", "--json", "--overwrite"),
     "fit": ("--extrapolate", "--json", "--overwrite"),
 }
 
