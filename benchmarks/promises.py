@@ -1,8 +1,9 @@
-"""Rewrite the figures in SECURITY.md from the newest row of the fuzz and of the crash drill.
+"""Rewrite docs/promises.md: the newest row of the fuzz and of the crash drill, and what holds up in a crash.
 
     python -m benchmarks.promises
 
-What stands between the two marker lines is replaced; a drill without a row is said to have none.
+What stands between marker lines is replaced; a drill without a row, or a file of tests that is not there, is said to be
+missing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from benchmarks import rows
 
-START, END = "<!-- figures: written by benchmarks/promises.py -->", "<!-- end of figures -->"
+FILE = rows.ROOT / "docs" / "promises.md"
 MIB = 2**20
 KINDS = {
     "config": "configurations",
@@ -20,6 +21,27 @@ KINDS = {
     "arguments": "command lines",
 }
 """What `benchmarks.fuzz` changes, in words."""
+
+CRASHES = {
+    "a run that was killed after any step and resumed ends bit-equal to one that was never stopped": (
+        "tests/test_resume.py",
+        "benchmarks/crash_drill.py",
+    ),
+    "a checkpoint or a model's folder is whole, or it is not there; a torn one is named": (
+        "tests/test_atomic.py",
+        "benchmarks/crash_drill.py",
+    ),
+    "a full disk, a read-only folder, a base that is gone: an error that says so, and the next start goes on": (
+        "tests/test_atomic.py",
+        "tests/test_resume.py",
+        "benchmarks/crash_drill.py",
+    ),
+    "`lacos-st encode` writes every row once and in order, also after a kill or on a full disk": (
+        "tests/test_corpus.py",
+        "benchmarks/corpus.py",
+    ),
+}
+"""What survives a crash, and the files that hold it."""
 
 
 def _source(row: dict[str, Any]) -> str:
@@ -72,31 +94,46 @@ LINES = {"fuzz": fuzz_lines, "crash_drill": crash_lines}
 
 
 def figures() -> str:
-    """The section, from the newest full row of each drill."""
+    """From the newest full row of each drill; a drill without one is said to have none."""
     parts = []
     for name, lines in LINES.items():
         full = [row for row in rows.read(name) if not row.get("quick")]
-        parts.append("\n".join(lines(full[-1])) if full else f"`benchmarks.{name}` has no row yet.")
+        missing = f"**Missing**: `benchmarks/results/{name}.jsonl` has no row; run `python -m benchmarks.{name}`."
+        parts.append("\n".join(lines(full[-1])) if full else missing)
     return "\n\n".join(parts)
 
 
+def crashes() -> str:
+    """What survives a crash, each promise with what holds it; a file that is not there is said to be missing."""
+    lines = ["| promise | held by |", "| --- | --- |"]
+    for promise, holders in CRASHES.items():
+        told = [f"`{name}`" if (rows.ROOT / name).is_file() else f"**missing**: {name}" for name in holders]
+        lines.append(f"| {promise} | {', '.join(told)} |")
+    return "\n".join(lines)
+
+
+SECTIONS = {"crashes": crashes, "figures": figures}
+
+
 def rewrite(text: str) -> str:
-    """`text` with the figures between the markers replaced.
+    """`text` with what stands between the markers of each section replaced.
 
     Raises:
         ValueError: a marker is missing or they are in the wrong order.
     """
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise ValueError(f"SECURITY.md lacks the marker lines {START!r} and {END!r}, in this order: put them back")
-    return f"{before}{START}\n\n{figures()}\n\n{END}{after}"
+    for name, written in SECTIONS.items():
+        start, end = f"<!-- {name}: written by benchmarks/promises.py -->", f"<!-- end of {name} -->"
+        before, found, rest = text.partition(start)
+        _, closed, after = rest.partition(end)
+        if not found or not closed:
+            raise ValueError(f"{FILE.name} lacks the marker lines {start!r} and {end!r}, in this order: put them back")
+        text = f"{before}{start}\n\n{written()}\n\n{end}{after}"
+    return text
 
 
 def main() -> None:
-    """Rewrite SECURITY.md in place."""
-    file = rows.ROOT / "SECURITY.md"
-    file.write_text(rewrite(file.read_text(encoding="utf-8")), encoding="utf-8")
+    """Rewrite the page in place."""
+    FILE.write_text(rewrite(FILE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ def test_results_are_those_of_the_newest_rows() -> None:
     assert readme.rewrite(README) == README, "run `python -m benchmarks.readme`"
 
 
+PROMISES = promises.FILE.read_text(encoding="utf-8")
 SECURITY = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
 CRASHES: dict[str, object] = {
     "commit": "abc", "uncommitted": False, "date": "2026-01-02T03", "seed": 5, "kills": {"training": 7, "saving": 2},
@@ -50,14 +51,15 @@ CRASHES: dict[str, object] = {
 
 
 def test_figures_of_the_drills_are_those_of_the_newest_rows() -> None:
-    assert promises.rewrite(SECURITY) == SECURITY, "run `python -m benchmarks.promises`"
+    assert promises.rewrite(PROMISES) == PROMISES, "run `python -m benchmarks.promises`"
     with pytest.raises(ValueError, match="lacks the marker lines"):
         promises.rewrite("no markers")
 
 
 def test_figures_of_the_newest_full_drill_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "RESULTS", tmp_path)
-    assert "`benchmarks.fuzz` has no row yet." in promises.figures()
+    for name in promises.LINES:
+        assert f"**Missing**: `benchmarks/results/{name}.jsonl` has no row; run" in promises.figures()
     told = [json.dumps(CRASHES), json.dumps({**CRASHES, "rows_lost": 2}), json.dumps({**CRASHES, "quick": True})]
     (tmp_path / "crash_drill.jsonl").write_text("\n".join(told))
     fuzz = {"cases": 2001, "defects": 3, "peak_resident_bytes": 2**30, "outcomes": {"data": {"a": 1, "read": 9}}}
@@ -74,11 +76,21 @@ def test_figures_of_the_newest_full_drill_are_told(tmp_path: Path, monkeypatch: 
 
 def test_promises_name_tests_that_exist() -> None:
     tests = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py")}
-    files, functions = (set(re.findall(form, SECURITY)) for form in (r"tests/(test_\w+\.py)", r"`(test_\w+)`"))
+    files, functions = (
+        set(re.findall(form, PROMISES + SECURITY)) for form in (r"`tests/(test_\w+\.py)`", r"`(test_\w+)`")
+    )
     assert len(files) > 8
     assert len(functions) > 4
     assert files <= tests.keys()
     assert {name for name in functions if not any(f"def {name}(" in text for text in tests.values())} == set()
+
+
+def test_what_is_not_there_is_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "ROOT", tmp_path)
+    assert "| **missing**: tests/test_corpus.py, **missing**: benchmarks/corpus.py |" in promises.crashes()
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_corpus.py").touch()
+    assert "| `tests/test_corpus.py`, **missing**: benchmarks/corpus.py |" in promises.crashes()
 
 
 def test_a_readme_without_markers_is_refused() -> None:
@@ -86,7 +98,7 @@ def test_a_readme_without_markers_is_refused() -> None:
         readme.rewrite("no markers")
 
 
-@pytest.mark.parametrize("name", ["encode.md", "formats.md", "design.md", "versions.md"])
+@pytest.mark.parametrize("name", ["encode.md", "formats.md", "design.md", "promises.md", "versions.md"])
 def test_documents_name_files_that_exist(name: str) -> None:
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
     named = set(re.findall(r"`(?:\w+/)*(\w+\.py)`", text))
