@@ -183,11 +183,16 @@ class TrainConfig:
             value = getattr(config, name)
             if value is not None and not (value >= low and value < float("inf")):
                 raise UserError(f"{name} is {value}: expected {low} or more")
+        if not 0 <= config.seed <= MOST_SEED:
+            raise UserError(f"seed is {config.seed}: expected 0 to {MOST_SEED}")
         for name in ("lr", "scale", "epochs"):
             if (value := getattr(config, name)) is not None and not 0 < value < float("inf"):
                 raise UserError(f"{name} is {value}: expected a number above 0")
         return config
 
+
+MOST_SEED = 2**32 - 1
+"""That numpy's generator takes, which transformers seeds before a training."""
 
 _AT_LEAST = {
     "batch_size": 2,  # a batch of one has no negative
@@ -203,5 +208,4 @@ _AT_LEAST = {
     "max_grad_norm": 0,
     "max_seq_length": 1,
     "frozen_blocks": 0,
-    "seed": 0,
 }

@@ -156,3 +156,14 @@ def test_other_files_beside_the_graded_one_do_not_matter(folder: Path) -> None:
     (folder / "sts" / "one.txt").write_text("1\ta\tb\n2\tc\td\n")
     with pytest.raises(UserError, match="one.txt ends in neither"):
         load_task_file(folder / "sts" / "one.txt")
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296", "99999999999"])
+def test_a_seed_that_no_generator_takes(folder: Path, capsys: pytest.CaptureFixture[str], seed: str) -> None:
+    assert f"seed is {seed}: expected 0 to 4294967295" in said(capsys, train("--seed", seed))
+    if seed == "-1":
+        assert "seed is -1: expected 0 or more" in said(capsys, ["fit", "runs.csv", "--seed", seed])
+
+
+def test_the_largest_seed_trains(folder: Path) -> None:
+    assert main(train("--seed", "4294967295")) == 0

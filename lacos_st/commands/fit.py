@@ -21,6 +21,8 @@ def fit(arguments: argparse.Namespace) -> None:
     budgets = [parse_flops(budget) for budget in arguments.budgets or ()]
     if arguments.bootstrap < 0:
         raise UserError(f"--bootstrap is {arguments.bootstrap}: expected 0 (no intervals) or more")
+    if arguments.seed < 0:
+        raise UserError(f"--seed is {arguments.seed}: expected 0 or more")
     if arguments.plots is not None and arguments.plots.is_file():
         raise UserError(f"--plots {arguments.plots} is a file: expected a folder")
     plots = [] if arguments.plots is None else [arguments.plots / name for name in PLOTS]

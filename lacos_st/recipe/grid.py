@@ -16,7 +16,7 @@ from lacos_st.errors import UserError
 from lacos_st.options import build_options, option, read_yaml, required
 from lacos_st.recipe.runs_table import METHODS
 from lacos_st.recipe.units import parse_flops
-from lacos_st.settings import TrainConfig
+from lacos_st.settings import MOST_SEED, TrainConfig
 
 SHORT = {"rank": "lora_rank", "alpha": "lora_alpha"}
 """Names of a setting that the table of runs has shorter than `TrainConfig`."""
@@ -191,8 +191,8 @@ def parse_method(text: str) -> tuple[str, dict[str, float]]:
 
 
 def _seed(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise UserError(f"seeds holds {text!r}: expected whole numbers, 0 or above")
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(MOST_SEED)) or int(text) > MOST_SEED:
+        raise UserError(f"seeds holds {text[:40]!r}: expected whole numbers, 0 to {MOST_SEED}")
     return int(text)
 
 
