@@ -432,6 +432,7 @@ def test_a_model_that_computes_nan(work: Callable[..., EncodeResult], monkeypatc
         (["in.txt", "out", "--batch-size", "many"], "many"),
         (["in.txt", "out", "--resume", "--overwrite"], "one of them"),
         (["in.txt", "out", "--device", "quantum"], "quantum"),
+        (["in.txt", "out", "--device", "cpu", "meta"], "device 'meta' cannot be used here"),
         (["in.txt", "out", "--column", "text"], "text"),
         (["empty.txt", "out"], "no usable row"),
         (["utf16.txt", "out"], "UTF-16"),
