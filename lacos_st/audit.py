@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from lacos_st.data import find_overlap
 from lacos_st.embedded import resolve
-from lacos_st.errors import UserError
 from lacos_st.settings import TrainConfig
 
 if TYPE_CHECKING:
@@ -131,17 +130,12 @@ def cut_sentences(config: TrainConfig, sentences: Sequence[str]) -> CutSentences
     Raises:
         UserError: The base has no configuration or no tokenizer.
     """
-    from transformers import AutoTokenizer
-
-    from lacos_st.loading import read_config
+    from lacos_st.loading import read_config, read_tokenizer
 
     path = resolve(config.base)
     hub = {} if config.revision is None else {"revision": config.revision}
     base = read_config(path, **hub)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **hub)
-    except (OSError, ValueError) as error:
-        raise UserError(f"the base {path!r} has no tokenizer that can be loaded: {error}") from error
+    tokenizer = read_tokenizer(path, **hub)
     return _count_cut(tokenizer, sentences, model_limit(base, tokenizer, max_seq_length=config.max_seq_length))
 
 

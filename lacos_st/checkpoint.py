@@ -138,13 +138,14 @@ def hub_options(model_kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_manifest(path: str, hub: dict[str, Any]) -> Manifest | None:
-    """The manifest of a folder or hub name that lacos_st saved; None for any other.
+    """The manifest of a folder or hub name that lacos_st saved; None for any other, and for a GGUF file.
 
     Raises:
         UserError: see `Manifest.read`; of a folder, also see `check_seal`.
     """
     try:
-        file = load_file_path(path, MANIFEST_FILE, **hub)
+        is_file = path.lower().endswith(".gguf") and not Path(path).is_dir()
+        file = None if is_file else load_file_path(path, MANIFEST_FILE, **hub)
     except OSError:
         file = None
     manifest = Manifest.read(Path(file)) if file else None
@@ -154,8 +155,11 @@ def find_manifest(path: str, hub: dict[str, Any]) -> Manifest | None:
 
 
 def lasting_name(name: str) -> str:
-    """A local folder's absolute path, any other name as it is."""
-    return str(Path(name).resolve()) if Path(name).is_dir() else name
+    """The absolute path of a local folder or GGUF file, any other name as it is."""
+    path = Path(name).expanduser()
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        return str(path.absolute())  # links kept: in the hub's cache they lead to a file without a name
+    return str(path.resolve()) if path.is_dir() else name
 
 
 def base_state(model: nn.Module) -> dict[str, torch.Tensor]:

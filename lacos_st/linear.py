@@ -89,7 +89,18 @@ class Linear8bit(Stored8bit, nn.Linear):  # type: ignore[override]  # weight is 
 
 
 class Embedding8bit(Stored8bit, nn.Embedding):  # type: ignore[override]  # weight is read-only here
-    """A frozen `nn.Embedding` whose table is stored in 8-bit blocks: only the rows looked up are de-quantised."""
+    """A frozen `nn.Embedding` whose table is stored in 8-bit blocks: only the rows looked up are de-quantised.
+
+    Gemma multiplies what it looks up by a constant: `scaled` is the class that does, `scalar_embed_scale` the constant.
+    """
+
+    scaled: type[nn.Embedding] | None = None
+    scalar_embed_scale: float = 1.0
+
+    @property
+    def embed_scale(self) -> torch.Tensor | None:
+        """The constant as peft looks for it, by which a LoRA's part is multiplied too; None where there is none."""
+        return None if self.scaled is None else torch.tensor(self.scalar_embed_scale).to(self.compute_dtype_like)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """input: int (...); returns (..., embedding_dim)."""
@@ -101,6 +112,8 @@ class Embedding8bit(Stored8bit, nn.Embedding):  # type: ignore[override]  # weig
             code=self.code,
             dtype=self.compute_dtype_like.dtype,
         )
+        if (scale := self.embed_scale) is not None:
+            values *= scale
         return values.unflatten(0, input.shape) if input.ndim != 1 else values
 
     def extra_repr(self) -> str:
@@ -153,10 +166,15 @@ def storable_layers(module: nn.Module, *, skip: Collection[str] = ()) -> Iterato
     embedding = get_embedding() if get_embedding is not None else None
     for name, layer in module.named_modules():
         wanted = type(layer) is nn.Linear or (
-            type(layer) is nn.Embedding and (get_embedding is None or layer is embedding)
+            (type(layer) is nn.Embedding or _is_scaled(layer)) and (get_embedding is None or layer is embedding)
         )
         if wanted and not any(name == end or name.endswith("." + end) for end in skip):
             yield name, layer
+
+
+def _is_scaled(layer: nn.Module) -> bool:
+    """Whether an embedding is Gemma's: a plain one, and a constant that its result is multiplied by."""
+    return isinstance(layer, nn.Embedding) and type(layer).__name__.endswith("ScaledWordEmbedding")
 
 
 def empty_8bit(layer: nn.Linear | nn.Embedding, *, block_size: int, code: str, name: str) -> Linear8bit | Embedding8bit:
@@ -182,6 +200,8 @@ def empty_8bit(layer: nn.Linear | nn.Embedding, *, block_size: int, code: str, n
         if layer.max_norm is not None:
             raise ValueError(f"{name} renormalises its rows (max_norm): leave this layer out with skip=...")
         stored = Embedding8bit(rows, columns, padding_idx=layer.padding_idx, device="meta", dtype=dtype)
+        if _is_scaled(layer):
+            stored.scaled, stored.scalar_embed_scale = type(layer), float(cast(Any, layer).scalar_embed_scale)
     codes = torch.empty(rows, columns, dtype=torch.uint8, device=device)
     absmax = torch.empty(rows, columns // block_size, dtype=torch.float32, device=device)
     stored.store(codes, absmax, block_size=block_size, code=code)
@@ -237,12 +257,19 @@ def dequantize_(module: nn.Module, *, dtype: torch.dtype | None = None) -> None:
             plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
             plain.bias = layer.bias
         else:
-            plain = nn.Embedding(
-                layer.num_embeddings, layer.embedding_dim, padding_idx=layer.padding_idx, device="meta"
-            )
+            sizes = (layer.num_embeddings, layer.embedding_dim, layer.padding_idx)
+            with torch.device("meta"):
+                plain = nn.Embedding(*sizes) if layer.scaled is None else _scaled(layer.scaled, *sizes)
+            if layer.scaled is not None:
+                cast(Any, plain).scalar_embed_scale = layer.scalar_embed_scale
+                cast(Any, plain).embed_scale = torch.tensor(layer.scalar_embed_scale, device=values.device)
         plain.weight = weight
         plain.train(layer.training)
         replace_layer_(module, name, plain)
+
+
+def _scaled(kind: Any, *sizes: int | None) -> nn.Embedding:
+    return cast(nn.Embedding, kind(*sizes))
 
 
 def error_report(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,14 +13,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
+from lacos_st import gguf
 from lacos_st.attention import RAGGED
 from lacos_st.bloom import BloomEncoder
 from lacos_st.checkpoint import base_hash
 from lacos_st.errors import UserError
 from lacos_st.folder import check_folder, weight_headers
 from lacos_st.quantizer import METHOD, Blockwise8bitConfig
+
+HUB_KEYS = ("token", "cache_dir", "revision", "local_files_only")
 
 VALUES_PER_STORED_VALUE = 2
 """Most values a model may have for each one in its files: a checkpoint may lack heads that we do not use."""
@@ -47,7 +51,7 @@ def read_config(path: str, **hub: Any) -> PreTrainedConfig:
     """The configuration of a base model.
 
     Args:
-        path: hub name or folder.
+        path: hub name, folder or GGUF file (`gguf.is_gguf`).
         **hub: token, cache_dir, revision, local_files_only.
 
     Raises:
@@ -56,7 +60,12 @@ def read_config(path: str, **hub: Any) -> PreTrainedConfig:
     """
     check_folder(Path(path))
     try:
-        config = AutoConfig.from_pretrained(path, **{**hub, "trust_remote_code": False})
+        if gguf.is_gguf(path):
+            config = gguf.read_config(path, **hub)
+        else:
+            config = AutoConfig.from_pretrained(path, **{**hub, "trust_remote_code": False})
+    except UserError:
+        raise
     except Exception as error:  # a config.json that strangers wrote raises what it likes
         if "trust_remote_code" in str(error):
             raise UserError(
@@ -86,7 +95,7 @@ def load_base(
     """Read a base model, tensor by tensor into 8-bit blocks where that is asked for.
 
     Args:
-        path: hub name or folder.
+        path: hub name, folder or GGUF file.
         config: the base's own configuration.
         quantization: how to store float weights; None for no quantisation. A base that is stored in 8 bits already
             stays as it is stored, unless None de-quantises it.
@@ -102,17 +111,25 @@ def load_base(
     is_bloom = config.model_type == "bloom"
     # what config.json says of it could name a kernel on the hub; nor is code or a pickle of the folder opened
     options.update(attn_implementation="eager", trust_remote_code=False, use_safetensors=True)
+    known: Any = MODEL_MAPPING.get(type(config), PreTrainedModel)
     if not is_bloom:
         options["attn_implementation"] = RAGGED
-        known: Any = MODEL_MAPPING.get(type(config), PreTrainedModel)
         if "add_pooling_layer" in signature(known).parameters:
             options["add_pooling_layer"] = False  # over one token: token embeddings do not pass through it
     model_class: Any = BloomEncoder if is_bloom else AutoModel
+    file = gguf.local_file(path, **hub_part(options)) if gguf.is_gguf(path) else None
     try:
-        if Path(path).is_dir() and not options.get("variant"):
+        if file is not None:
+            options |= _gguf_options(file, config, quantization, is_bloom=is_bloom)
+            model_class = model_class if is_bloom else known  # AutoModel wants a path
+        elif Path(path).is_dir() and not options.get("variant"):
             _check_sizes(path, config, is_bloom=is_bloom)
         model, report = model_class.from_pretrained(
-            path, config=config, dtype="auto", output_loading_info=True, **options
+            None if file else path,
+            config=options.pop("config", config),
+            dtype=torch.float32 if file else "auto",
+            output_loading_info=True,
+            **options,
         )
     except UserError as error:
         raise UserError(f"cannot load the weights of {path!r}: {error}") from error
@@ -127,6 +144,8 @@ def load_base(
             f"{len(report['mismatched_keys'])} have another shape"
         )
     sha256 = base_hash(model)
+    if file is not None:  # its metadata make the model too, and rounding to 8 bits hides some changes of a weight
+        sha256 = hashlib.sha256(f"{sha256} {gguf.file_hash(file)}".encode()).hexdigest()
     if quantization is None and stored is not None:
         model.dequantize(dtype=dtype if isinstance(dtype, torch.dtype) else None)
         model.requires_grad_(True)
@@ -151,6 +170,37 @@ def read_named_base(path: str, **hub: Any) -> PreTrainedConfig:
         ) from error
 
 
+def read_tokenizer(path: str, **hub: Any) -> Any:
+    """The tokenizer of a base, without the base.
+
+    Raises:
+        UserError: it has none that can be loaded.
+    """
+    try:
+        if gguf.is_gguf(path):
+            return AutoTokenizer.from_pretrained(gguf.tokenizer_folder(path, **hub))
+        return AutoTokenizer.from_pretrained(path, **hub)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the base {path!r} has no tokenizer that can be loaded: {error}") from error
+
+
+def hub_part(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of `from_pretrained`'s options that say how the hub is asked."""
+    return {key: options[key] for key in HUB_KEYS if key in options}
+
+
+def _gguf_options(
+    file: Path, config: PreTrainedConfig, quantization: Blockwise8bitConfig | None, *, is_bloom: bool
+) -> dict[str, Any]:
+    """Options of `from_pretrained` that hand it the weights in a GGUF file, already in 8-bit blocks if asked for."""
+    model = _check_described(config, gguf.shapes(file), is_bloom=is_bloom)
+    config = copy.deepcopy(config)
+    if quantization is not None:
+        config.quantization_config = quantization.to_dict()
+    state = gguf.read_weights(file, config, model, quantization=quantization)
+    return {"config": config, "state_dict": state, "quantization_config": None, "revision": None}
+
+
 def _check_sizes(path: str, config: PreTrainedConfig, *, is_bloom: bool) -> None:
     """That the files hold the model that config.json describes, before memory is taken for it.
 
@@ -159,7 +209,15 @@ def _check_sizes(path: str, config: PreTrainedConfig, *, is_bloom: bool) -> None
     """
     if getattr(config, "transformers_weights", None) is not None:
         raise UserError("its config.json names the file of its weights (transformers_weights): remove that line")
-    shapes = weight_headers(Path(path))
+    _check_described(config, weight_headers(Path(path)), is_bloom=is_bloom)
+
+
+def _check_described(config: PreTrainedConfig, shapes: dict[str, tuple[int, ...]], *, is_bloom: bool) -> nn.Module:
+    """The model that a configuration describes, on the meta device, where tensors of these shapes can fill it.
+
+    Raises:
+        UserError: it has far more layers or values than they do.
+    """
     stored = sum(math.prod(shape) for shape in shapes.values())
     allowed = VALUES_PER_STORED_VALUE * stored + FREE_VALUES
     parts = [config, *(part for part in vars(config).values() if isinstance(part, PreTrainedConfig))]
@@ -175,6 +233,7 @@ def _check_sizes(path: str, config: PreTrainedConfig, *, is_bloom: bool) -> None
             f"its config.json describes a model of {layers} layers and at least {described} values, its files hold "
             f"{len(shapes)} tensors of {stored} values: one of them belongs to another model; fetch or write it again"
         )
+    return model
 
 
 def _stored_quantization(config: PreTrainedConfig) -> Blockwise8bitConfig | None:

@@ -86,6 +86,7 @@ def build_model(config: TrainConfig) -> SentenceTransformer:
         "lora_rank": config.lora_rank,
         "code": config.code if config.method == "lacos" else None,
         "max_seq_length": config.max_seq_length,
+        "chat_template": config.chat_template,
         "model_kwargs": {"dtype": getattr(torch, config.dtype)},
     }
     if config.revision is not None:

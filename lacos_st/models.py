@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def load_model(name_or_path: str, *, device: str | None = None) -> SentenceTransformer:
-    """Load a sentence-transformers folder or hub name, or an embedded or transformers base as a zero-shot encoder.
+    """Load a sentence-transformers folder or hub name; or a base (embedded, transformers', GGUF) as zero-shot encoder.
 
     Raises:
         UserError: no such folder, an unreadable model, a hub name that can't be fetched, or no such device.
@@ -20,18 +20,21 @@ def load_model(name_or_path: str, *, device: str | None = None) -> SentenceTrans
     from sentence_transformers import SentenceTransformer
 
     from lacos_st.checkpoint import find_manifest
-    from lacos_st.embedded import EMBEDDED
+    from lacos_st.embedded import EMBEDDED, resolve
     from lacos_st.folder import check_folder
+    from lacos_st.gguf import is_gguf
 
     check_device(device)
     path = Path(name_or_path).expanduser()
+    if is_gguf(resolve(str(path))):
+        return zero_shot(name_or_path, device=device)
     if path.is_dir():
         if not any((path / file).is_file() for file in ("modules.json", "config.json")):
-            raise UserError(f"{path}: not a model, it has neither modules.json nor config.json")
+            raise UserError(f"{path}: not a model, it has neither modules.json nor config.json, nor a GGUF file")
         if not (path / "modules.json").is_file():
             return zero_shot(str(path), device=device)
     elif path.exists():
-        raise UserError(f"{path}: a file; expected the folder of a saved model")
+        raise UserError(f"{path}: a file; expected the folder of a saved model, or a GGUF file (.gguf)")
     elif name_or_path in EMBEDDED:
         return zero_shot(name_or_path, device=device)
     elif name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1 or not name_or_path.strip():

@@ -38,7 +38,9 @@ class TrainConfig:
     values where none are given; that is `from_mapping`'s work, which knows what was given.
     """
 
-    base: str = required("the model to start from: a hub name, a folder, or an embedded model (bloom-nano, bert-nano)")
+    base: str = required(
+        "the model to start from: a hub name, a folder, a GGUF file, or an embedded model (bloom-nano, bert-nano)"
+    )
     data: tuple[str, ...] = required("training data: files, folders or hub names (owner/name:config@split); mixed")
     output: str = required("the run's folder: model/, checkpoints/, train.yaml and log.jsonl are written into it")
     method: Method = option(
@@ -55,6 +57,7 @@ class TrainConfig:
     revision: str | None = option(None, "revision of a base from the hub")
 
     pooling: Pooling = option("mean", "how token embeddings become one sentence embedding")
+    chat_template: bool = option(False, "wrap sentences in the tokenizer's chat template, where it has one")
     max_seq_length: int | None = option(None, "tokens kept of a sentence; none: what the base allows")
     lora_rank: int | None = option(
         None, "rank of the adapters (lacos, lora); none: the preset's, 4 (paper) or 128 (recipe)"

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, cast
 
 from lacos_st.atomic import cannot_write, whole_folder
 from lacos_st.embedded import resolve
-from lacos_st.errors import UserError
 from lacos_st.methods import build_loss, build_model, load_rows
 from lacos_st.presets import described, learning_rate
 from lacos_st.runs import RunFolder
@@ -152,12 +151,9 @@ def _within_memory(config: TrainConfig, shape: ModelShape, rows: Dataset) -> Tra
 
 def _lengths(path: str, rows: Dataset, *, most: int | None, **hub: str) -> list[list[int]]:
     """Tokens of the sentences in the first rows, which come shuffled, column by column."""
-    from transformers import AutoTokenizer
+    from lacos_st.loading import read_tokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **hub)
-    except (OSError, ValueError) as error:
-        raise UserError(f"the base {path!r} has no tokenizer that can be loaded: {error}") from error
+    tokenizer = read_tokenizer(path, **hub)
     sample = rows[:SAMPLED_ROWS]
     columns = [column for column in sample.values() if isinstance(column[0], str)]
     limit = min(most or tokenizer.model_max_length, tokenizer.model_max_length)

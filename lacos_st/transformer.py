@@ -18,7 +18,7 @@ from sentence_transformers.base.modules.transformer import Transformer
 from sentence_transformers.util import load_dir_path, load_file_path
 from transformers import DataCollatorWithFlattening, PreTrainedConfig, PreTrainedModel
 
-from lacos_st import adapters, checkpoint
+from lacos_st import adapters, checkpoint, gguf
 from lacos_st.blockwise import BLOCK_SIZE
 from lacos_st.bloom import BloomEncoder
 from lacos_st.columns import COLUMN, Column
@@ -27,7 +27,7 @@ from lacos_st.errors import UserError
 from lacos_st.flat import flat_features
 from lacos_st.folder import check_adapter, check_folder, reading, without_remote_code
 from lacos_st.linear import keep_embedding_on_host_
-from lacos_st.loading import load_base, read_config, read_named_base
+from lacos_st.loading import hub_part, load_base, read_config, read_named_base
 from lacos_st.pooling import Pooling
 from lacos_st.probes import base_dtype_name, check_base_hash, check_options, embed_probes
 from lacos_st.quantizer import Blockwise8bitConfig
@@ -37,7 +37,6 @@ from lacos_st.unfinished import begin_folder, check_finished
 from lacos_st.upstream import commit_hash, infer_position_offset_, overrides, position_offset, text_modality
 
 ADAPTER_FOLDER = "adapter"
-HUB_KEYS = ("token", "cache_dir", "revision", "local_files_only")
 FLAT_KEYS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx", "ragged_layout")
 
 
@@ -46,7 +45,8 @@ class LoRA8bit(Transformer):
     """Any decoder or encoder behind transformers' attention interface: base in 8-bit blocks, LoRA, no padding.
 
     Args:
-        model_name_or_path: a hub name, a folder, an embedded base ("bloom-nano"), or a folder that this class saved.
+        model_name_or_path: a hub name, a folder, an embedded base ("bloom-nano"), a folder that this class saved, or a
+            GGUF file: its path, its folder, `owner/name/file.gguf`, or `model_kwargs={"gguf_file": ...}` beside a name.
         lora_rank: r; 0 for no adapter.
         lora_alpha: the adapter's product is scaled by alpha / r; None for alpha = r.
         lora_dropout: probability of dropping an adapter's input.
@@ -58,12 +58,13 @@ class LoRA8bit(Transformer):
         skip: names of layers that stay float.
         self_contained: whether `save` writes the base's weights too. Without, it writes the adapter (megabytes) and
             names the base by name, revision and hash. Weights that are not frozen are always written.
+        chat_template: whether sentences are wrapped in the tokenizer's chat template, as sentence-transformers does by
+            default where there is one; without, they are embedded as plain text. A saved model keeps what it had.
         embedding_device: "cpu" keeps the 8-bit token embedding (1 GiB for bloom-7b1) in host memory wherever the model
             goes: only the rows of a batch travel. Its LoRA goes with the model. None: with the model.
         **kwargs: sentence-transformers' `Transformer` options: `max_seq_length`, `model_kwargs`
             (`{"dtype": torch.bfloat16}`; `{"base": folder}` where the base of a saved adapter has moved),
-            `processor_kwargs`, ... Sentences are embedded as plain text, also where the tokenizer has a chat template,
-            unless `modality_config` says otherwise.
+            `processor_kwargs`, ...
 
     Raises:
         UserError: what is given cannot be used, or a saved model is not what it was when it was saved.
@@ -71,16 +72,8 @@ class LoRA8bit(Transformer):
 
     config_keys: list[str] = [
         *Transformer.config_keys,
-        "lora_rank",
-        "lora_alpha",
-        "lora_dropout",
-        "lora_targets",
-        "adapter_dtype",
-        "block_size",
-        "code",
-        "skip",
-        "self_contained",
-        "embedding_device",
+        *("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "adapter_dtype", "block_size", "code", "skip"),
+        *("self_contained", "embedding_device"),
     ]
 
     def __init__(
@@ -97,8 +90,11 @@ class LoRA8bit(Transformer):
         skip: Sequence[str] = (),
         self_contained: bool = False,
         embedding_device: str | None = None,
+        chat_template: bool = False,
         **kwargs: Any,
     ) -> None:
+        model_kwargs = dict(kwargs.pop("model_kwargs", None) or {})
+        model_name_or_path = gguf.join(model_name_or_path, model_kwargs.pop("gguf_file", None))
         path = resolve(model_name_or_path)
         self._init_options: dict[str, Any] = {
             "lora_rank": lora_rank,
@@ -114,7 +110,6 @@ class LoRA8bit(Transformer):
         }
         for name, value in self._init_options.items():
             setattr(self, name, value)
-        model_kwargs = dict(kwargs.pop("model_kwargs", None) or {})
         self._hub = checkpoint.hub_options(model_kwargs)
         self._manifest = self._find_manifest(path)
         self.origin = self._manifest.base if self._manifest else checkpoint.lasting_name(model_name_or_path)
@@ -123,7 +118,7 @@ class LoRA8bit(Transformer):
         if self._by_reference():
             self.base_name = checkpoint.lasting_name(moved_base) if moved_base else self.origin
         self._base_path = resolve(self.base_name) if self._by_reference() else path
-        if "modality_config" not in kwargs:
+        if "modality_config" not in kwargs and not chat_template:
             kwargs["modality_config"], kwargs["module_output_name"] = text_modality()
         with reading(path) if self._manifest else nullcontext():
             self._fill(path, model_kwargs=model_kwargs, **without_remote_code(kwargs))
@@ -131,7 +126,8 @@ class LoRA8bit(Transformer):
     def _fill(self, path: str, **kwargs: Any) -> None:
         """Read base and adapter, and compare them with what was saved."""
         check_options(self._init_options, self._manifest)
-        super().__init__(path, **kwargs)
+        hub = hub_part(kwargs["model_kwargs"])
+        super().__init__(gguf.tokenizer_folder(path, **hub) if gguf.is_gguf(path) else path, **kwargs)
         self.register_load_state_dict_pre_hook(keep_base)
         if self.tokenizer is not None and self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token  # for callers who pad; flat batches do not
@@ -199,8 +195,11 @@ class LoRA8bit(Transformer):
     ) -> tuple[PreTrainedConfig, bool]:
         if backend != "torch":
             raise UserError(f"backend={backend!r}: 8-bit blocks need torch; export the model to use another backend")
-        hub = {key: config_kwargs[key] for key in HUB_KEYS if key in config_kwargs}
-        self._check_base(read_config(model_name_or_path, **hub))
+        hub = hub_part(config_kwargs)
+        is_gguf = gguf.is_gguf(self._base_path) and not self._by_reference()  # then a tokenizer's folder is given
+        self._check_base(config := read_config(self._base_path if is_gguf else model_name_or_path, **hub))
+        if is_gguf:
+            return config, False
         return super()._load_config(model_name_or_path, backend, config_kwargs)
 
     def _check_base(self, config: PreTrainedConfig) -> None:
@@ -219,8 +218,7 @@ class LoRA8bit(Transformer):
         if self._by_reference():
             assert self._manifest is not None
             model_kwargs.update(revision=self._manifest.revision, subfolder="")
-            hub = {key: model_kwargs[key] for key in HUB_KEYS if key in model_kwargs}
-            config = read_named_base(self._base_path, **hub)
+            config = read_named_base(self._base_path, **hub_part(model_kwargs))
             config.use_cache = False
         if config.model_type == "bloom":
             config.alibi = getattr(self, "alibi", "exact")
@@ -394,7 +392,8 @@ def encoder(model_name_or_path: str, *, device: str | None = None, **options: An
     Raises:
         UserError: see `LoRA8bit`.
     """
-    hub = {key: value for key, value in options.get("model_kwargs", {}).items() if key in HUB_KEYS}
-    model_type = read_config(resolve(model_name_or_path), **hub).model_type
+    model_kwargs = options.get("model_kwargs") or {}
+    path = resolve(gguf.join(model_name_or_path, model_kwargs.get("gguf_file")))
+    model_type = read_config(path, **hub_part(model_kwargs)).model_type
     module = (BloomLoRA8bit if model_type == "bloom" else LoRA8bit)(model_name_or_path, **options)
     return SentenceTransformer(modules=[module, Pooling(module.get_embedding_dimension())], device=device)

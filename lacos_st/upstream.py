@@ -257,15 +257,19 @@ def commit_hash(config: Any, name: str, *, revision: str | None = None, cache_di
         return cast(str, known)
     from huggingface_hub import try_to_load_from_cache
 
+    repository, wanted = name, "config.json"
+    if name.endswith(".gguf"):
+        owner, repository, wanted = [*name.split("/", 2), "", ""][:3]
+        repository = f"{owner}/{repository}"
     try:
         file = (
             None
             if Path(name).exists()
-            else try_to_load_from_cache(name, "config.json", cache_dir=cache_dir, revision=revision)
+            else try_to_load_from_cache(repository, wanted, cache_dir=cache_dir, revision=revision)
         )
     except ValueError:  # no hub name
         return None
-    return Path(file).parent.name if isinstance(file, str) else None
+    return Path(file).parts[-1 - len(Path(wanted).parts)] if isinstance(file, str) else None
 
 
 def name_or_path(config: Any) -> str | None:
@@ -374,3 +378,15 @@ def infer_position_offset_(module: Any) -> None:
 def position_offset(module: Any) -> int:
     """The position of a sentence's first token: 0, but in RoBERTa and its kin."""
     return int(getattr(module, "_flatten_position_offset", 0))
+
+
+def gguf_tensors(architecture: str, config: Any, model: nn.Module) -> tuple[Any, Mapping[str, str]]:
+    """What transformers does to an architecture's GGUF tensors (its processor), and `model`'s name of each of them."""
+    purpose = "read GGUF files"
+    names_of = need(
+        "transformers", "transformers.modeling_gguf_pytorch_utils", "get_gguf_hf_weights_map", purpose=purpose
+    )
+    processors = need("transformers", "transformers.modeling_gguf_pytorch_utils", "TENSOR_PROCESSORS", purpose=purpose)
+    plain = need("transformers", "transformers.modeling_gguf_pytorch_utils", "TensorProcessor", purpose=purpose)
+    processor = processors.get(architecture, plain)(config=config.to_dict())
+    return processor, names_of(model, processor)

@@ -46,6 +46,7 @@ NAMES = {
     "bitsandbytes.functional": ("create_dynamic_map", "create_linear_map"),
     "transformers.models.bloom.modeling_bloom": ("BloomBlock",),
     "transformers.initialization": ("no_init_weights",),
+    "transformers.modeling_gguf_pytorch_utils": ("get_gguf_hf_weights_map", "TENSOR_PROCESSORS", "TensorProcessor"),
     "peft": ("LoraConfig._register_custom_module",),
     "sentence_transformers.base.model": ("BaseModel._module_classes",),
     "sentence_transformers.base.modules.transformer": (

@@ -23,7 +23,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
 def add(commands: Any) -> None:
     """Add the command to the command line."""
     parser = add_command(commands, "evaluate", evaluate)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="folders, hub names, or bloom-nano and bert-nano")
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help="folders, hub names, GGUF files, or bloom-nano and bert-nano"
+    )
     parser.add_argument("--baseline", metavar="MODEL", help="the model that the others are compared with")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of graded pairs; without: tasks from mteb")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", default=argparse.SUPPRESS, help="names of STS tasks")
