@@ -117,12 +117,9 @@ class Bench:
 
     def _pair_tokens(self, base: str) -> list[int]:
         """Tokens of each pair, both sides, cut off as in training; counted once for bases of one tokenizer."""
-        from transformers import AutoTokenizer
+        from lacos_st.loading import read_tokenizer
 
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(resolve(base))
-        except (OSError, ValueError) as error:
-            raise UserError(f"the base {base!r} has no tokenizer that can be loaded: {error}") from error
+        tokenizer = read_tokenizer(resolve(base))
         most = self.grid.common().get("max_seq_length") or tokenizer.model_max_length
         limit = int(min(most, tokenizer.model_max_length))
         key = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest() + str(limit)

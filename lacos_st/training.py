@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from lacos_st.atomic import cannot_write, whole_folder
 from lacos_st.embedded import resolve
+from lacos_st.errors import UserError
 from lacos_st.methods import build_loss, build_model, load_rows
 from lacos_st.presets import described, learning_rate
 from lacos_st.runs import RunFolder
