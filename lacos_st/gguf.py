@@ -249,8 +249,7 @@ def _tokenizer(path: str, modified_ns: int, size: int) -> str:
         tokenizer = AutoTokenizer.from_pretrained(alone.name, gguf_file="model.gguf")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    tokenizer.padding_side = "right"
-    tokenizer.save_pretrained(folder.name)
+    tokenizer.save_pretrained(folder.name)  # not the side on which it pads: read again, it is the right one
     return folder.name
 
 
