@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -173,11 +175,11 @@ def test_an_output_folder_in_use_needs_overwrite(model: SentenceTransformer, tmp
 def test_nothing_is_left_when_a_write_fails(
     model: SentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object, **__: object) -> int:
-        raise OSError("No space left on device")
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space"):
         evaluate([model], tasks=TASKS[:1], output_dir=tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
