@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from lacos_st.commands import cost, demo, encode, evaluate, fit, memory, plan, sweep, train
-from lacos_st.commands.parsing import Parser
+from lacos_st.commands import completion, cost, demo, doctor, encode, evaluate, fit, memory, plan, sweep, train
+from lacos_st.commands.parsing import Parser, add_logging
 from lacos_st.errors import UserError
 
-COMMANDS = (train, evaluate, encode, memory, cost, plan, sweep, fit, demo)
+COMMANDS = (train, evaluate, encode, memory, cost, plan, sweep, fit, demo, doctor, completion)
+TOUR = """a tour:
+  lacos-st doctor                                             what works on this machine
+  lacos-st demo --quick                                       everything once, offline
+  lacos-st memory bloom-7b1 --budget 24GiB                    what fits, before anything is loaded
+  lacos-st train --base bloom-nano --data pairs.tsv --output run
+  lacos-st evaluate run/model bloom-nano --data DIR           scores side by side
+  lacos-st encode run/model sentences.tsv vectors --column 1  a corpus to embeddings
+  lacos-st plan --flops 1e17                                  which base, data and method a budget buys
+
+An interrupted train, encode or sweep goes on where it stopped: train --output run --resume; encode and sweep by the
+same command. lacos-st COMMAND --help shows the options and examples of each.
+
+exit status: 0 done; 2 something that you can mend, named in one line on standard error; 130 interrupted (Ctrl-C);
+1 a defect of lacos-st itself, with a traceback."""
 USER_ERROR = 2  # exit status of whatever the user can mend, as argparse has it
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 SHOWN_NAME = 200  # characters of a path in a message
@@ -20,12 +35,15 @@ SHOWN_NAME = 200  # characters of a path in a message
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; it raises UserError where argparse would exit."""
-    parser = Parser(prog="lacos-st", description="Sentence embeddings from decoder language models, in 8 bits.")
+    parser = Parser(
+        prog="lacos-st", description="Sentence embeddings from decoder language models, in 8 bits.", epilog=TOUR
+    )
     parser.add_argument("--version", action="version", version=f"lacos-st {_version()}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log what is done")
+    add_logging(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS:
         command.add(commands)
+    parser.set_defaults(parser=parser)  # for the command that describes them all
     return parser
 
 
@@ -36,12 +54,22 @@ def _version() -> str:
         return "(not installed)"
 
 
+def hush() -> None:
+    """Let nothing be logged below errors, and no library show a bar of progress, in this process and its children."""
+    logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger("lacos_st").setLevel(logging.ERROR)
+    os.environ.update(TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status: 0, 2 for what the user can mend, 130 when interrupted."""
     try:
-        arguments = build_parser().parse_args(argv)
+        arguments = build_parser().parse_args(argv, argparse.Namespace(verbose=False, quiet=False))
         logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
         logging.getLogger("lacos_st").setLevel(logging.INFO if arguments.verbose else logging.WARNING)
+        if arguments.quiet:
+            hush()
         arguments.run(arguments)
     except UserError as error:
         print(f"lacos-st: error: {' '.join(str(error).split())}", file=sys.stderr)

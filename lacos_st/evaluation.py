@@ -50,6 +50,7 @@ class EvaluationOptions:
         batch_size: sentences per batch.
         overwrite: write into an output folder that is not empty.
         device: torch device; None lets sentence-transformers choose.
+        json: print what results.json holds instead of the table.
     """
 
     models: tuple[str, ...]
@@ -61,6 +62,7 @@ class EvaluationOptions:
     batch_size: int = 32
     overwrite: bool = False
     device: str | None = None
+    json: bool = False
 
 
 MTEB_DEFAULTS = ("STS12", "STS13", "STS14", "STS15", "STS16", "STSBenchmark", "SICK-R", "STS17")
@@ -96,7 +98,7 @@ def run(options: EvaluationOptions) -> str:
         overwrite=options.overwrite,
         device=options.device,
     )
-    return results.table()
+    return _json(results.to_dict()) if options.json else results.table()
 
 
 def evaluate(

@@ -14,6 +14,11 @@ from lacos_st.settings import TrainConfig
 
 MINI_BATCH = 32  # pairs, the stock loss's own default
 
+EXAMPLES = (
+    "lacos-st cost bloom-560m --pairs 1e6",
+    "lacos-st cost pythia-1b --tokens 2e9 --method lora --rank 128 --json",
+)
+
 
 def cost(arguments: argparse.Namespace) -> None:
     """What training costs in floating-point operations, term by term, from a configuration alone: nothing is loaded."""
@@ -55,7 +60,7 @@ def cost(arguments: argparse.Namespace) -> None:
 
 def add(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = add_command(commands, "cost", cost)
+    parser = add_command(commands, "cost", cost, examples=EXAMPLES)
     parser.add_argument(
         "base", metavar="BASE", help="folder with a config.json, embedded or hub name, or a size: bloom-7b1, pythia-1b"
     )

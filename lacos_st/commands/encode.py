@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import typing
 from typing import Any
 
@@ -13,6 +14,11 @@ from lacos_st.options import build_options
 
 OPTIONS = {field.name: field for field in dataclasses.fields(EncodeOptions)}
 
+EXAMPLES = (
+    "lacos-st encode run/model sentences.tsv vectors --column text",
+    "lacos-st encode run/model corpus/ vectors --precision int8 --workers 4",
+)
+
 
 def encode(arguments: argparse.Namespace) -> None:
     """Encode a corpus, files in and shards out: each row once and in order, resumable after a kill."""
@@ -21,7 +27,10 @@ def encode(arguments: argparse.Namespace) -> None:
 
     from lacos_st.corpus.run import encode_corpus
 
-    done = encode_corpus(options, show_progress=not arguments.quiet)
+    done = encode_corpus(options, show_progress=not (arguments.quiet or arguments.json))
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(done), indent=2, default=str))
+        return
     if arguments.quiet:
         return
     speed = f", {done.new_rows / done.seconds:,.0f} sentences/s" if done.new_rows else ""
@@ -40,7 +49,7 @@ def encode(arguments: argparse.Namespace) -> None:
 
 def add(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = add_command(commands, "encode", encode)
+    parser = add_command(commands, "encode", encode, examples=EXAMPLES)
     hints = typing.get_type_hints(EncodeOptions)
     for name, field in OPTIONS.items():
         default = "" if field.default in (None, dataclasses.MISSING, (), False) else f" [{field.default}]"
@@ -67,4 +76,4 @@ def add(commands: Any) -> None:
             parser.add_argument(
                 flag, nargs="+" if many else None, metavar=metavar, default=argparse.SUPPRESS, help=text
             )
-    parser.add_argument("--quiet", action="store_true", help="no line of progress, no summary")
+    parser.add_argument("--json", action="store_true", help="the summary as JSON, for other programs; no progress")

@@ -9,6 +9,12 @@ from typing import Any
 
 from lacos_st.commands.parsing import add_command
 
+EXAMPLES = (
+    "lacos-st evaluate run/model bloom-nano --data DIR --output scores",
+    "lacos-st evaluate run/model --baseline sentence-transformers/all-MiniLM-L6-v2 --tasks STSBenchmark SICK-R",
+    "lacos-st evaluate run/model --mteb STS17",
+)
+
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Score models side by side on STS and cross-lingual STS, or hand them to mteb."""
@@ -22,7 +28,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def add(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = add_command(commands, "evaluate", evaluate)
+    parser = add_command(commands, "evaluate", evaluate, examples=EXAMPLES)
     parser.add_argument(
         "models", nargs="+", metavar="MODEL", help="folders, hub names, GGUF files, or bloom-nano and bert-nano"
     )
@@ -36,3 +42,4 @@ def add(commands: Any) -> None:
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="sentences in a batch [32]")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     parser.add_argument("--device", metavar="NAME", help="torch device, such as cpu or cuda")
+    parser.add_argument("--json", action="store_true", help="print what results.json holds instead of the table")

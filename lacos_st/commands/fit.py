@@ -12,6 +12,11 @@ from lacos_st.errors import UserError
 BOOTSTRAP = 200
 PLOTS = ("isoflops.png", "sizes.png", "frontier.png")
 
+EXAMPLES = (
+    "lacos-st fit runs.csv --output law.json --plots plots",
+    "lacos-st fit runs.csv --budgets 1e15 1e16 --extrapolate --json",
+)
+
 
 def fit(arguments: argparse.Namespace) -> None:
     """Fit the laws L(N, D) and L(S, N, D) on a sweep's table of runs, and say what the runs do not determine."""
@@ -66,7 +71,7 @@ def fit(arguments: argparse.Namespace) -> None:
 
 def add(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = add_command(commands, "fit", fit)
+    parser = add_command(commands, "fit", fit, examples=EXAMPLES)
     parser.add_argument("runs", type=Path, metavar="RUNS.csv", help="table of runs, as lacos-st sweep writes it")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where the laws go, as JSON")
     parser.add_argument("--plots", type=Path, metavar="DIR", help=f"folder for {', '.join(PLOTS)}")

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import typing
 from typing import Any
 
 from lacos_st.commands.parsing import add_command, choices
 from lacos_st.settings import TrainConfig
 
+EXAMPLES = (
+    "lacos-st memory bloom-7b1",
+    "lacos-st memory bloom-7b1 --batch-size 64 --budget 24GiB --device cuda --dtype bfloat16",
+    "lacos-st memory bloom-560m --method lacos lora --json",
+)
+
 
 def memory(arguments: argparse.Namespace) -> None:
     """What encoding and training take in memory, from a configuration alone: nothing is loaded."""
     from lacos_st.embedded import resolve
     from lacos_st.loading import read_config
-    from lacos_st.recipe.fit import table
+    from lacos_st.recipe.fit import figures, table
     from lacos_st.recipe.job import Job
     from lacos_st.recipe.published import published
     from lacos_st.recipe.shapes import shape_of
@@ -26,6 +33,10 @@ def memory(arguments: argparse.Namespace) -> None:
     given = {name: value for name, value in vars(arguments).items() if name in names}
     job = Job(**{"method": "lacos", **given})
     config = published(arguments.base) or read_config(resolve(arguments.base))
+    if arguments.json:
+        found = figures(shape_of(config), job, methods=arguments.methods, budget_bytes=budget)
+        print(json.dumps({"base": arguments.base, "budget_bytes": budget, "rows": found}, indent=2))
+        return
     unit = "sentences or pairs"
     print(
         f"{arguments.base} in {job.dtype} on {job.device}, {job.batch_size} {unit} of {job.length:g} tokens a sentence"
@@ -37,7 +48,7 @@ def memory(arguments: argparse.Namespace) -> None:
 
 def add(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = add_command(commands, "memory", memory)
+    parser = add_command(commands, "memory", memory, examples=EXAMPLES)
     parser.add_argument(
         "base", metavar="BASE", help="folder with a config.json, embedded or hub name, or a size: bloom-7b1, pythia-1b"
     )
@@ -62,3 +73,4 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--budget", metavar="SIZE", help="such as 16GiB: the largest batch that fits, or what would help"
     )
+    parser.add_argument("--json", action="store_true", help="plain numbers, for other programs")

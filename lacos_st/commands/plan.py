@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 PAPER = "paper"
 OUTPUT = "planned"
 
+EXAMPLES = (
+    "lacos-st plan --flops 1e17",
+    "lacos-st plan --gpu h100 --hours 6 --family bloom --pairs 2e6",
+    "lacos-st plan --flops 1e16 --yaml run.yaml --data pairs.tsv && lacos-st train --config run.yaml",
+)
+
 
 def plan(arguments: argparse.Namespace) -> None:
     """From a budget to a run: base, data, method and setting with the lowest expected loss, what it costs, and why."""
@@ -156,7 +162,7 @@ def _planned(arguments: argparse.Namespace, family: Any, request: Request) -> tu
 
 def add(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = add_command(commands, "plan", plan)
+    parser = add_command(commands, "plan", plan, examples=EXAMPLES)
     for flag, metavar, text in (
         ("--flops", "FLOP", 'the budget: 1e17, "2.5 EFLOP", "3 PFLOP-days", counted as the recipe paper does'),
         ("--hours", "HOURS", "or: so long on the machine of --gpu or --device: 6, 90min"),

@@ -16,6 +16,11 @@ from lacos_st.recipe.grid import Grid
 
 OPTIONS = {field.name: field for field in dataclasses.fields(Grid)}
 
+EXAMPLES = (
+    "lacos-st sweep --config grid.yaml --dry-run",
+    "lacos-st sweep --config grid.yaml --jobs 2",
+)
+
 
 def sweep(arguments: argparse.Namespace) -> None:
     """Train a grid of bases, budgets, methods and seeds, and write a row for each run; goes on where it stopped."""
@@ -74,7 +79,7 @@ def _interrupt(*_: Any) -> NoReturn:
 
 def add(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = add_command(commands, "sweep", sweep)
+    parser = add_command(commands, "sweep", sweep, examples=EXAMPLES)
     parser.add_argument(
         "--config", type=Path, metavar="YAML", help="file that holds options; those given here go first"
     )

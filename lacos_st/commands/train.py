@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
+import json
 import logging
+import sys
 import typing
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lacos_st.commands.parsing import add_command, choices
 from lacos_st.errors import UserError
 from lacos_st.settings import TrainConfig
 
 OPTIONS = {field.name: field for field in dataclasses.fields(TrainConfig)}
+
+EXAMPLES = (
+    "lacos-st train --base bloom-nano --data pairs.tsv --output run",
+    "lacos-st train --config run.yaml --lr 2e-5",
+    "lacos-st train --output run --resume",
+    "lacos-st train --base bigscience/bloom-560m --data sentence-transformers/all-nli:pair --output run --lora-rank 16",
+)
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -27,25 +38,39 @@ def train(arguments: argparse.Namespace) -> None:
         file = RunFolder(Path(given["output"])).config  # a run is resumed with its own options
         if not file.is_file():
             raise UserError(f"output {given['output']} holds no {file.name}: there is no run to resume")
+    if arguments.quiet or arguments.json:
+        given.setdefault("progress", False)
     values = {} if file is None else read_yaml(file)
     config = TrainConfig.from_mapping({**values, **given}, source="options" if file is None else str(file)).resolved()
 
     from lacos_st.training import train as run
 
-    # what it will take in memory, what the preset chose, what was read and left out of it: said in any case
-    for said in ("recipe", "training", "data", "audit"):
-        logging.getLogger(f"lacos_st.{said}").setLevel(logging.INFO)
-    result = run(config)
+    if not arguments.quiet:  # what it will take in memory, what the preset chose, what was read and left out of it
+        for said in ("recipe", "training", "data", "audit"):
+            logging.getLogger(f"lacos_st.{said}").setLevel(logging.INFO)
+    with redirect_stdout(_elsewhere(arguments)):  # the trainer prints its log
+        result = run(config)
+    if arguments.json:
+        names = ("train_rows", "eval_rows", "steps", "train_loss", "best_metric", "best_step", "trainable_parameters")
+        figures = {name: getattr(result, name) for name in (*names, "seconds")}
+        print(json.dumps({"model": str(result.model_path), "best": config.best, **figures}, indent=2))
+        return
     best = "" if result.best_metric is None else f", best {config.best} {result.best_metric:.4f} at {result.best_step}"
     print(f"{result.train_rows} rows, {result.steps} steps in {result.seconds:.0f} s{best}: {result.model_path}")
 
 
+def _elsewhere(arguments: argparse.Namespace) -> TextIO:
+    """Where what is printed during a run goes: JSON has standard output to itself, quiet runs print nothing."""
+    return io.StringIO() if arguments.quiet else sys.stderr if arguments.json else sys.stdout
+
+
 def add(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = add_command(commands, "train", train)
+    parser = add_command(commands, "train", train, examples=EXAMPLES)
     parser.add_argument(
         "--config", type=Path, metavar="YAML", help="file that holds options; those given here go first"
     )
+    parser.add_argument("--json", action="store_true", help="what the run came to as JSON; its log on standard error")
     hints = typing.get_type_hints(TrainConfig)
     for name, field in OPTIONS.items():
         flag = "--" + name.replace("_", "-")

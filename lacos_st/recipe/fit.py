@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from lacos_st.recipe.job import METHODS, Job, Method
 from lacos_st.recipe.memory import Memory, largest_batch, predict
@@ -112,12 +113,10 @@ def table(
         methods: one row or two each; None for all that have something to train.
         budget_bytes: adds the largest batch that fits, and a line of advice where not even this job's does.
     """
-    if methods is None:
-        methods = [method for method in METHODS if method != "bias" or shape.biases]
     head = ["", "weights", "adapters", "optimiser", "gradients", "activations", "peak", "reached at"]
     rows = [head + ["largest batch"] * (budget_bytes is not None)]
     notes = []
-    for label, variant in variants(job, methods):
+    for label, variant in variants(job, methods or _possible(shape)):
         memory = predict(shape, variant)
         parts = (memory.weights, memory.adapters, memory.optimizer, memory.gradients, memory.activations)
         row = [label, *(show_bytes(part) if part else "-" for part in parts), show_bytes(memory.peak), memory.worst]
@@ -128,3 +127,25 @@ def table(
                 notes.append(f"{label} at batch {job.batch_size} needs {show_bytes(memory.peak)}: {options}")
         rows.append(row)
     return align(rows) + notes
+
+
+def figures(
+    shape: ModelShape, job: Job, *, methods: Sequence[Method] | None = None, budget_bytes: int | None = None
+) -> list[dict[str, Any]]:
+    """The rows of `table` as numbers: bytes by part, the peak's moment, the largest batch within a budget (0: none)."""
+    rows = []
+    for label, variant in variants(job, methods or _possible(shape)):
+        memory = predict(shape, variant)
+        names = ("weights", "adapters", "optimizer", "gradients", "activations", "peak")
+        row = {"what": label, **{f"{name}_bytes": getattr(memory, name) for name in names}, "reached_at": memory.worst}
+        if budget_bytes is not None:
+            row |= {
+                "fits": memory.peak <= budget_bytes,
+                "largest_batch": largest_batch(shape, variant, budget_bytes) or 0,
+            }
+        rows.append(row)
+    return rows
+
+
+def _possible(shape: ModelShape) -> list[Method]:
+    return [method for method in METHODS if method != "bias" or shape.biases]
