@@ -19,6 +19,7 @@ from lacos_st import UserError, encoder
 from lacos_st import trainer as ours
 from lacos_st.cli import main
 from lacos_st.pickles import NEEDED, check_pickles
+from lacos_st.resume import FILES, list_files
 
 
 class Runs:
@@ -56,6 +57,13 @@ def checkpoint(out: Path) -> Path:
     return max((out / "checkpoints").glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
 
 
+def forge(folder: Path, name: str, ran: Path) -> None:
+    """Put code into a pickle of a checkpoint, and its hash into the list of files, as a stranger would."""
+    torch.save({"state": Runs(ran)}, folder / name)
+    (folder / FILES).unlink()
+    list_files(folder, step=int(folder.name.rpartition("-")[2]))
+
+
 def test_those_of_the_trainer_pass(finished: Path) -> None:
     check_pickles(checkpoint(finished / "out"))
     assert set(NEEDED) <= {path.name for path in checkpoint(finished / "out").iterdir()}
@@ -66,7 +74,7 @@ def test_code_in_a_pickle_is_named_and_never_runs(
     out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     ran = tmp_path / "ran"
-    torch.save({"state": Runs(ran)}, checkpoint(out) / name)
+    forge(checkpoint(out), name, ran)
     torch.load(checkpoint(out) / name, weights_only=False)  # it does run where nobody takes care
     ran.rmdir()
     assert main(["train", "--resume", "--output", str(out)]) == 2
@@ -81,7 +89,7 @@ def test_the_stock_trainer_opens_pickles_with_weights_only(
 ) -> None:
     """What lies behind our check: should it be passed by, torch refuses by itself."""
     ran = tmp_path / "ran"
-    torch.save({"state": Runs(ran)}, checkpoint(out) / name)
+    forge(checkpoint(out), name, ran)
     monkeypatch.setattr(ours, "check_pickles", lambda folder: None)
     model = encoder(str(finished / "base"), device="cpu", block_size=64)
     args = SentenceTransformerTrainingArguments(
