@@ -87,7 +87,8 @@ def test_an_error_of_the_system_that_names_no_file_is_ours_to_mend(monkeypatch: 
         raise OSError(errno.EBADF, "no file is named")
 
     monkeypatch.setattr(cli.argparse.Namespace, "run", run, raising=False)
-    monkeypatch.setattr(cli.argparse.ArgumentParser, "parse_args", lambda *_: cli.argparse.Namespace(verbose=False))
+    parsed = cli.argparse.Namespace(verbose=False, quiet=False)
+    monkeypatch.setattr(cli.argparse.ArgumentParser, "parse_args", lambda *_: parsed)
     with pytest.raises(OSError, match="no file is named"):
         main([])
 
