@@ -23,6 +23,7 @@ EXTRAS = {
     "mteb": "lacos-st evaluate --mteb",
     "plot": "plots",
     "ray": "lacos-st encode --ray",
+    "serve": "lacos-st serve",
     "completion": "lacos-st completion",
 }
 WIDTH = 1024  # of the square weight that the kernels are tried on

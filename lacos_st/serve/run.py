@@ -1,0 +1,67 @@
+"""One server: the model loaded, the port opened, requests served until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+
+from lacos_st.errors import UserError
+from lacos_st.serve.options import ServeOptions
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def serve(options: ServeOptions, *, log_level: str = "warning", on_start: Callable[[str], None] | None = None) -> None:
+    """Serve a model until SIGINT or SIGTERM; what was asked before is answered first.
+
+    Args:
+        options: what is served, and where.
+        log_level: of the server's own log.
+        on_start: told the address when it listens.
+
+    Raises:
+        UserError: the model cannot be loaded, the address is taken, a key is named that is not set, or the packages
+            of the extra `serve` are missing.
+    """
+    try:
+        import uvicorn
+
+        from lacos_st.serve.app import create_app
+    except ImportError as error:
+        raise UserError(f'a server needs {error.name}: pip install "lacos_st[serve]"') from error
+    from lacos_st.corpus.encoder import CorpusEncoder
+    from lacos_st.corpus.options import EncodeOptions
+
+    key = None
+    if options.api_key_env is not None:
+        key = os.environ.get(options.api_key_env)
+        if not key:
+            raise UserError(f"the environment variable {options.api_key_env} is not set: put the key there")
+    with _listen(options) as listening:
+        wanted = EncodeOptions(
+            model=options.model,
+            source="-",
+            output="-",
+            batch_size=options.batch_size,
+            device=() if options.device is None else (options.device,),
+            prompt=options.prompt,
+            prompt_name=options.prompt_name,
+        )
+        app = create_app(CorpusEncoder.load(wanted), options, key=key)
+        server = uvicorn.Server(uvicorn.Config(app, log_level=log_level, access_log=False))
+        host, port = listening.getsockname()[:2]
+        if on_start is not None:
+            on_start(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        server.run(sockets=[listening])
+
+
+def _listen(options: ServeOptions) -> socket.socket:
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    try:
+        return socket.create_server((options.host, options.port), family=family)
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"cannot listen on {options.host}, port {options.port} ({error}): choose another --port (0: any that is "
+            "free), or a --host of this machine"
+        ) from error
