@@ -13,7 +13,7 @@ import pytest
 import lacos_st
 
 ROOT = Path(lacos_st.__file__).parent
-FOLDERS = ("commands", "corpus", "recipe")
+FOLDERS = ("commands", "corpus", "recipe", "serve")
 FILES = {path.stem: path for path in sorted(ROOT.glob("*.py"))}
 """By name: "cli", "recipe.cost"; a folder's own __init__ by the folder's name, "recipe"."""
 for folder in FOLDERS:
