@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from lacos_st.errors import UserError
 from lacos_st.serve.options import ServeOptions
@@ -53,7 +54,8 @@ def serve(options: ServeOptions, *, log_level: str = "warning", on_start: Callab
         host, port = listening.getsockname()[:2]
         if on_start is not None:
             on_start(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-        server.run(sockets=[listening])
+        with suppress(KeyboardInterrupt):  # Ctrl-C is how a server is stopped: no error
+            server.run(sockets=[listening])
 
 
 def _listen(options: ServeOptions) -> socket.socket:
