@@ -7,6 +7,8 @@ Quantization" (ICLR 2022), sections 2.1 and 2.2; the kernels and the dynamic tab
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -34,12 +36,15 @@ class BlockwiseError:
     """How far a stored tensor is from the original.
 
     Attributes:
-        relative_rms: root mean square of the difference over that of the original, 0 for a zero tensor.
+        relative_rms: root mean square of the difference over that of the original (the Frobenius norms' ratio), 0 for a
+            zero tensor.
         max_abs: largest difference, in the tensor's own unit.
+        relative_max: `max_abs` over the largest magnitude of the original, 0 for a zero tensor.
     """
 
     relative_rms: float
     max_abs: float
+    relative_max: float
 
 
 @cache
@@ -54,16 +59,34 @@ def code_table(code: str, device: torch.device | str = "cpu") -> torch.Tensor:
     return code_map(code).to(device)
 
 
-def check_block(columns: int, block_size: int, *, name: str = "tensor") -> None:
+def fitting_block(widths: Iterable[int], *, at_most: int = BLOCK_SIZE) -> int:
+    """The largest block of at most `at_most` values that divides every width.
+
+    >>> fitting_block([576, 1536])  # SmolLM2-135M
+    192
+    """
+    common = math.gcd(*widths)
+    return max(size for size in range(1, min(max(1, at_most), common) + 1) if common % size == 0)
+
+
+def check_block(columns: int, block_size: int, *, name: str = "tensor", widths: Iterable[int] = ()) -> None:
     """Blocks may not straddle rows.
+
+    Args:
+        columns: of the tensor.
+        block_size: values that share an absmax.
+        name: of the tensor, for the message.
+        widths: of all tensors that are to be stored in these blocks, for the message: which block fits them all.
 
     Raises:
         ValueError: `columns` is not a multiple of `block_size`.
     """
     if block_size < 1 or columns % block_size:
+        fitting = fitting_block([columns, *widths], at_most=block_size)
         raise ValueError(
             f"the width {columns} of {name} is not a multiple of block size {block_size}: choose a divisor of "
-            f"{columns}, or leave this layer out with skip=..."
+            f"{columns} (the next smaller block that fits {'every layer' if widths else 'it'} is {fitting}), or leave "
+            "this layer out with skip=..."
         )
 
 
@@ -180,7 +203,7 @@ def quantization_error(tensor: torch.Tensor, *, block_size: int = BLOCK_SIZE, co
     """What storing a float matrix (rows, columns) in 8 bits would lose."""
     codes, absmax = quantize(tensor, block_size=block_size, code=code)
     original = tensor.float()
-    difference = dequantize(codes, absmax, block_size=block_size, code=code) - original
-    scale = original.square().mean().sqrt().item()
-    rms = difference.square().mean().sqrt().item()
-    return BlockwiseError(rms / scale if scale else 0.0, difference.abs().max().item())
+    difference = dequantize(codes, absmax, block_size=block_size, code=code).sub_(original)
+    scale, rms = (values.square().mean().sqrt().item() for values in (original, difference))
+    largest, worst = (values.abs().max().item() for values in (original, difference))
+    return BlockwiseError(rms / scale if scale else 0.0, worst, worst / largest if largest else 0.0)

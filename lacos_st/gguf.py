@@ -136,6 +136,7 @@ def read_weights(
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     skip = [] if quantization is None else [*quantization.skip, *UNUSED]
     stored = set() if quantization is None else {f"{name}.weight" for name, _ in storable_layers(model, skip=skip)}
+    widths = [wanted[name][-1] for name in stored]
     state: dict[str, torch.Tensor] = {}
     for tensor in tensors:
         name = names.get(tensor.name)
@@ -148,7 +149,7 @@ def read_weights(
             )
         if name in stored:
             assert quantization is not None
-            check_block(wanted[name][-1], quantization.block_size, name=name)
+            check_block(wanted[name][-1], quantization.block_size, name=name, widths=widths)
         with _reading(file):
             slabs = _floats(content, tensor, processor, shape=wanted[name], name=name)
             if name in stored:

@@ -231,8 +231,9 @@ def quantize_(
             if the width is the reason.
     """
     layers = list(storable_layers(module, skip=skip))
-    for name, layer in layers:
-        check_block(layer.weight.shape[1], block_size, name=name)
+    widths = [layer.weight.shape[1] for _, layer in layers]
+    for (name, _), columns in zip(layers, widths, strict=True):
+        check_block(columns, block_size, name=name, widths=widths)
     for name, layer in layers:
         codes, absmax = quantize(layer.weight.detach(), block_size=block_size, code=code, name=name)
         stored = empty_8bit(layer, block_size=block_size, code=code, name=name)

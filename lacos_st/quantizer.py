@@ -15,7 +15,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from lacos_st.blockwise import BLOCK_SIZE, CODES, quantize
+from lacos_st.blockwise import BLOCK_SIZE, CODES, check_block, quantize
 from lacos_st.errors import UserError
 from lacos_st.heap import trim
 from lacos_st.linear import dequantize_, empty_8bit, replace_layer_, storable_layers
@@ -127,8 +127,11 @@ class Blockwise8bitQuantizer(HfQuantizer):
                 f"{type(model).__name__} has a language-modelling head, which shares the token embedding that is "
                 "stored in 8 bits: load the bare encoder, with AutoModel.from_pretrained"
             )
-        for name, layer in list(storable_layers(model, skip=[*config.skip, *UNUSED])):
+        layers = list(storable_layers(model, skip=[*config.skip, *UNUSED]))
+        widths = [layer.weight.shape[1] for _, layer in layers]
+        for name, layer in layers:
             try:
+                check_block(layer.weight.shape[1], config.block_size, name=name, widths=widths)
                 stored = empty_8bit(layer, block_size=config.block_size, code=config.code, name=name)
             except ValueError as error:
                 raise UserError(str(error)) from error

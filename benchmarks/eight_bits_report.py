@@ -1,0 +1,112 @@
+"""The rows of `benchmarks.eight_bits` as a table and a plot: each way's difference to float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.eight_bits_ways import WAYS
+from benchmarks.figures import table as markdown
+from benchmarks.rows import RESULTS
+from lacos_st.canvas import COLOURS, new_canvas, write_canvas
+
+PICTURE = RESULTS / "eight_bits.png"
+TARGET = 0.1
+"""Points of Spearman x100 that 8 bits may cost at block 256."""
+
+ENGLISH = frozenset(("STS12", "STS13", "STS14", "STS15", "STS16", "STSBenchmark", "SICK-R"))
+Rows = Sequence[dict[str, Any]]
+
+
+def columns(rows: Rows) -> list[str]:
+    """The models of the rows, in their order."""
+    return list(dict.fromkeys(row["model"] for row in rows))
+
+
+def differences(rows: Rows, model: str, *, figure: str = "max") -> dict[str, dict[str, float]]:
+    """By way and task, its score less that of float32 on the same weights; only what was measured in both."""
+    of_model = [row for row in rows if row["model"] == model]
+    newest = of_model[-1]["identity"] if of_model else ""  # a model that was trained again stands for itself alone
+    scored = {(row["way"], row["task"]): row[figure] for row in of_model if figure in row and row["identity"] == newest}
+    return {
+        way: {
+            task: score - scored["float32", task]
+            for (name, task), score in scored.items()
+            if name == way and ("float32", task) in scored
+        }
+        for way in WAYS
+    }
+
+
+def table(rows: Rows) -> str:
+    """Markdown: a table for each model; tasks as columns, float32 as scores and all else as differences to it."""
+    return "\n\n".join(_of_model(rows, model) for model in columns(rows)) or "no rows yet"
+
+
+def _of_model(rows: Rows, model: str) -> str:
+    mine = [row for row in rows if row["model"] == model]
+    found, cosines = differences(rows, model), differences(rows, model, figure="cosine")
+    tasks = list(dict.fromkeys(row["task"] for row in mine))
+    scores = {row["task"]: row["max"] for row in mine if row["way"] == "float32" and "max" in row}
+    lines = []
+    for way, kind in WAYS.items():
+        of_way = [row for row in mine if row["way"] == way]
+        if not of_way:
+            continue
+        if reason := next((row["failed"] for row in of_way if "failed" in row), None):
+            lines.append([kind.label, "-", "-", f"does not run: {reason}", *["-"] * (len(tasks) + 1)])
+            continue
+        row = of_way[-1]
+        cells = [
+            f"{found[way][task]:+.2f} ({cosines[way][task]:+.2f})" if task in found[way] else "-" for task in tasks
+        ]
+        mean = _mean(found[way], tasks)
+        if way == "float32":
+            cells = [f"{scores[task]:.2f}" if task in scores else "-" for task in tasks]
+            mean = f"{fmean(scores.values()):.2f}" if len(scores) == len(tasks) else "-"
+        drift = f"{100 * row['embedding_drift']:.2f} %"
+        lines.append([_label(row), f"{row['stored_bytes'] / 2**20:.1f}", drift, mean, *cells])
+    average = "STS-Avg" if set(tasks) == ENGLISH else "mean"
+    head = ["weights", "MiB", "embeddings differ by", average, *tasks]
+    return (
+        f"{model}: Spearman x100, max of four (cosine); below the first line: less float32\n\n{markdown(head, lines)}"
+    )
+
+
+def _mean(found: dict[str, float], tasks: Sequence[str]) -> str:
+    return f"{fmean(found.values()):+.3f}" if len(found) == len(tasks) else "-"
+
+
+def _label(row: dict[str, Any]) -> str:
+    """A way with the block that it took, and for "auto" how many tensors got which code."""
+    way = WAYS[row["way"]]
+    label = way.label
+    if row["block_size"] is not None and row["block_size"] != way.block_size:
+        label += f": {row['block_size']} here, the largest that fits"
+    if way.code == "auto":
+        label += " (" + ", ".join(f"{count} {code}" for code, count in row["tensors"].items()) + ")"
+    return label
+
+
+def plot(rows: Rows, path: Path) -> None:
+    """Mean difference to float32 over the tasks that were measured in all ways, as bars with each task as a point."""
+    models = columns(rows)
+    canvas = new_canvas(9.0, 1.2 + 2.6 * max(1, len(models)))
+    all_axes = canvas.subplots(max(1, len(models)), 1, squeeze=False)[:, 0]
+    for axes, model, colour in zip(all_axes, models, [*COLOURS] * len(models), strict=False):
+        found = {way: gaps for way, gaps in differences(rows, model).items() if gaps and way != "float32"}
+        for place, gaps in enumerate(found.values()):
+            axes.bar(place, fmean(gaps.values()), width=0.7, color=colour, alpha=0.5)
+            axes.plot([place] * len(gaps), list(gaps.values()), "_", color="black", markersize=9)
+        axes.axhspan(-TARGET, TARGET, color="0.85", zorder=0)
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set_xticks(range(len(found)), list(found), rotation=20, ha="right", fontsize=8)
+        axes.set_yscale("symlog", linthresh=0.5)
+        tasks = len({task for gaps in found.values() for task in gaps})
+        axes.set_title(f"{model}, {tasks} task" + "s" * (tasks != 1), fontsize=10)
+        axes.set_ylabel("less float32", fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    canvas.suptitle("Spearman x100, max of four: bars means, lines tasks; grey: 0.1 either way", fontsize=10)
+    write_canvas(canvas, path)
