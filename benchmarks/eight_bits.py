@@ -1,7 +1,7 @@
 """What 8 bits cost: STS scores of real models with weights in float32, in our 8-bit blocks, and in stock formats.
 
     python -m benchmarks.eight_bits --data DIR [--models minilm smollm2 gemma3] [--tasks STSBenchmark] [--ways ...]
-    python -m benchmarks.eight_bits --data DIR --models mine=runs/mine     # a trained model: its float base, its adapter
+    python -m benchmarks.eight_bits --data DIR --models mine=runs/mine    # a trained model: float base and adapter
     python -m benchmarks.eight_bits --report                               # table and plot of the rows that there are
 
 A row for each model, way and task goes to results/eight_bits.jsonl as soon as it is measured; what has a row is not
@@ -50,7 +50,7 @@ def key_of(row: dict[str, Any]) -> Key:
 
 
 def measured() -> list[dict[str, Any]]:
-    """The newest row of each model, way and task; those that failed are tried again, and count where nothing else is."""
+    """The newest row of each model, way and task; a failed one counts where there is nothing else."""
     found: dict[Key, dict[str, Any]] = {}
     for row in rows.read(NAME):
         if "failed" not in row or key_of(row) not in found:

@@ -13,6 +13,7 @@ from sentence_transformers.base.model import BaseModel
 
 from lacos_st.bloom import BloomEncoder
 from lacos_st.errors import UserError
+from lacos_st.layer_errors import layer_errors
 from lacos_st.linear import Embedding8bit, Linear8bit, dequantize_, error_report, quantize_
 from lacos_st.pooling import Pooling
 from lacos_st.quantizer import Blockwise8bitConfig
@@ -33,6 +34,7 @@ __all__ = [
     "dequantize_",
     "encoder",
     "error_report",
+    "layer_errors",
     "quantize_",
 ]
 

@@ -199,9 +199,11 @@ def dequantize(
     return dequantize_blockwise(codes.contiguous(), absmax.contiguous(), table, block_size, dtype)
 
 
-def quantization_error(tensor: torch.Tensor, *, block_size: int = BLOCK_SIZE, code: str = "dynamic") -> BlockwiseError:
-    """What storing a float matrix (rows, columns) in 8 bits would lose."""
-    codes, absmax = quantize(tensor, block_size=block_size, code=code)
+def quantization_error(
+    tensor: torch.Tensor, *, block_size: int = BLOCK_SIZE, code: str = "dynamic", name: str = "tensor"
+) -> BlockwiseError:
+    """What storing a float matrix (rows, columns) in 8 bits would lose; arguments and errors as at `quantize`."""
+    codes, absmax = quantize(tensor, block_size=block_size, code=code, name=name)
     original = tensor.float()
     difference = dequantize(codes, absmax, block_size=block_size, code=code).sub_(original)
     scale, rms = (values.square().mean().sqrt().item() for values in (original, difference))

@@ -9,11 +9,25 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from lacos_st.commands import completion, cost, demo, doctor, encode, evaluate, fit, memory, plan, serve, sweep, train
+from lacos_st.commands import (
+    completion,
+    cost,
+    demo,
+    doctor,
+    encode,
+    evaluate,
+    fit,
+    memory,
+    plan,
+    quantization,
+    serve,
+    sweep,
+    train,
+)
 from lacos_st.commands.parsing import Parser, add_logging
 from lacos_st.errors import UserError
 
-COMMANDS = (train, evaluate, encode, serve, memory, cost, plan, sweep, fit, demo, doctor, completion)
+COMMANDS = (train, evaluate, encode, serve, memory, cost, quantization, plan, sweep, fit, demo, doctor, completion)
 TOUR = """a tour:
   lacos-st doctor                                             what works on this machine
   lacos-st demo --quick                                       everything once, offline

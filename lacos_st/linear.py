@@ -231,14 +231,18 @@ def quantize_(
             if the width is the reason.
     """
     layers = list(storable_layers(module, skip=skip))
-    widths = [layer.weight.shape[1] for _, layer in layers]
-    for (name, _), columns in zip(layers, widths, strict=True):
-        check_block(columns, block_size, name=name, widths=widths)
+    _check_blocks(layers, block_size)
     for name, layer in layers:
         codes, absmax = quantize(layer.weight.detach(), block_size=block_size, code=code, name=name)
         stored = empty_8bit(layer, block_size=block_size, code=code, name=name)
         stored.codes, stored.absmax = codes, absmax
         replace_layer_(module, name, stored)
+
+
+def _check_blocks(layers: Collection[tuple[str, nn.Linear | nn.Embedding]], block_size: int) -> None:
+    widths = [layer.weight.shape[1] for _, layer in layers]
+    for (name, _), columns in zip(layers, widths, strict=True):
+        check_block(columns, block_size, name=name, widths=widths)
 
 
 def dequantize_(module: nn.Module, *, dtype: torch.dtype | None = None) -> None:
@@ -276,10 +280,12 @@ def _scaled(kind: Any, *sizes: int | None) -> nn.Embedding:
 def error_report(
     module: nn.Module, *, block_size: int = BLOCK_SIZE, code: str = "dynamic", skip: Collection[str] = ()
 ) -> dict[str, BlockwiseError]:
-    """What `quantize_` would lose in each layer of a float module, by layer name."""
+    """What `quantize_` would lose in each layer of a float module, by layer name; it raises as that does."""
+    layers = list(storable_layers(module, skip=skip))
+    _check_blocks(layers, block_size)
     return {
-        name: quantization_error(layer.weight.detach(), block_size=block_size, code=code)
-        for name, layer in storable_layers(module, skip=skip)
+        name: quantization_error(layer.weight.detach(), block_size=block_size, code=code, name=name)
+        for name, layer in layers
     }
 
 

@@ -42,6 +42,7 @@ ALLOWED = {
     "blockwise": {"upstream"},
     "stored": {"blockwise", "errors", "upstream"},
     "linear": {"blockwise", "errors", "stored"},
+    "layer_errors": {"blockwise", "linear", "recipe.tables"},
     "quantizer": {"blockwise", "errors", "heap", "linear", "pages", "stored", "upstream"},
     "pages": set(),
     "ragged": set(),
