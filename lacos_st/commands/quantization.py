@@ -21,7 +21,7 @@ def quantization(arguments: argparse.Namespace) -> None:
     config = read_config(path)
     if getattr(config, "quantization_config", None) is not None:
         raise UserError(
-            f"{arguments.base} is quantised already (quantization_config in its config.json), so what it lost cannot be "
+            f"{arguments.base} is quantised already (quantization_config in its config.json): what it lost cannot be "
             "told any more: name the float base that it was made from"
         )
     model = load_base(path, config, quantization=None, dtype="auto").model
