@@ -9,6 +9,11 @@ from typing import Any
 from lacos_st.commands.parsing import add_command
 from lacos_st.errors import UserError
 
+EXAMPLES = (
+    "lacos-st quantization SmolLM2-135M-Instruct.Q4_1.gguf",
+    "lacos-st quantization bigscience/bloom-560m --block-size 64 256 --json",
+)
+
 
 def quantization(arguments: argparse.Namespace) -> None:
     """What 8-bit storage would lose in each layer of a base, by code and block, and which code loses least."""
@@ -39,7 +44,7 @@ def quantization(arguments: argparse.Namespace) -> None:
 
 def add(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = add_command(commands, "quantization", quantization)
+    parser = add_command(commands, "quantization", quantization, examples=EXAMPLES)
     parser.add_argument("base", metavar="BASE", help="with float weights: folder, hub name or GGUF file")
     parser.add_argument(
         "--block-size",
