@@ -6,6 +6,7 @@ the allocator keeps to itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -123,9 +124,14 @@ def _weights(shape: ModelShape, job: Job) -> int:
     table = 0 if (job.embedding_device or job.device) != job.device else shape.token_embedding
     if not job.stored_in_8bit:
         return (table + shape.without_embedding) * item
-    for name, width in [(layer.name, layer.inputs) for layer in shape.linears] + [(shape.embedding_name, shape.hidden)]:
+    widths = [(layer.name, layer.inputs) for layer in shape.linears] + [(shape.embedding_name, shape.hidden)]
+    for name, width in widths:
         if width % job.block_size:
-            raise UserError(f"the width {width} of {name} is not a multiple of block size {job.block_size}")
+            common = math.gcd(*(width for _, width in widths))
+            raise UserError(
+                f"the width {width} of {name} is not a multiple of block size {job.block_size}: choose a divisor of "
+                f"{common}, which divides every width"
+            )
     stored = table + shape.linear_weights
     return stored + stored // job.block_size * FLOAT + (shape.without_embedding - shape.linear_weights) * item
 
