@@ -247,7 +247,9 @@ def _stock(given: Source, model: SentenceTransformer, options: dict[str, Any]) -
 
 def stored_bytes(model: nn.Module) -> int:
     """Bytes of all weights, scales included, adapters left out."""
-    seen = [tensor for name, tensor in (*model.named_parameters(), *model.named_buffers()) if ".lora_" not in name]
+    seen: list[Any] = [
+        tensor for name, tensor in (*model.named_parameters(), *model.named_buffers()) if ".lora_" not in name
+    ]
     states = [getattr(tensor, "quant_state", None) for tensor in seen]
     scales = [state.absmax for state in states if state is not None]
     scales += [tensor.SCB for tensor in seen if getattr(tensor, "SCB", None) is not None]
