@@ -179,3 +179,9 @@ def test_loading_names_the_block_that_fits(tiny_bert_dir: str, tmp_path: Path) -
 
     with pytest.raises(UserError, match="fits every layer is 64"):
         encoder(tiny_bert_dir, device="cpu")
+
+
+def test_memory_names_what_a_block_has_to_divide(tiny_bert_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Widths 64 and 128."""
+    assert main(["memory", tiny_bert_dir]) == 2
+    assert "not a multiple of block size 256: choose a divisor of 64, which divides" in capsys.readouterr().err
