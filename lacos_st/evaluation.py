@@ -54,7 +54,7 @@ class EvaluationOptions:
         batch_size: sentences per batch.
         overwrite: write into an output folder that is not empty.
         device: torch device; None lets sentence-transformers choose.
-        json: print what results.json holds instead of the table.
+        json: print what results.json holds instead of the table; with `mteb`, mteb's results.
     """
 
     models: tuple[str, ...]

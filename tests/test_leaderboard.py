@@ -400,6 +400,11 @@ def test_files_of_ones_own_are_tasks(
     assert main(["evaluate", folder, "--mteb", *options, "--meta", str(tmp_path / "meta.yaml")]) == 0
     assert "| mine.en-xx |" in capsys.readouterr().out
     found = _results(tmp_path / "out" / "results" / "me__mine")
+    assert main(["evaluate", folder, "--mteb", "mine", *options[:2], "--device", "cpu", "--json"]) == 0
+    (printed,) = json.loads(capsys.readouterr().out)[folder]
+    assert printed["scores"]["test"][0]["main_score"] == pytest.approx(
+        found["mine"]["scores"]["test"][0]["main_score"], abs=1e-6
+    )
     ours = evaluate([model], tasks=load_tasks(tmp_path / "data")).models[0].tasks
     for task in ours:
         _agree(found[task.task]["scores"]["test"][0], task.spearman)

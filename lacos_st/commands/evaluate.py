@@ -12,7 +12,7 @@ from lacos_st.commands.parsing import add_command
 EXAMPLES = (
     "lacos-st evaluate run/model bloom-nano --data DIR --output scores",
     "lacos-st evaluate run/model --baseline sentence-transformers/all-MiniLM-L6-v2 --tasks STSBenchmark SICK-R",
-    "lacos-st evaluate run/model --mteb STS17",
+    "lacos-st evaluate run/model --mteb STS12 STS17.es-en --data DIR --output scores",
 )
 
 
@@ -56,4 +56,4 @@ def add(commands: Any) -> None:
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="sentences in a batch [32]")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     parser.add_argument("--device", metavar="NAME", help="torch device, such as cpu or cuda")
-    parser.add_argument("--json", action="store_true", help="print what results.json holds instead of the table")
+    parser.add_argument("--json", action="store_true", help="print results as JSON instead of the table")

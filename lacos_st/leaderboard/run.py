@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,7 @@ def run(options: EvaluationOptions) -> str:
         device=options.device,
         prompts=prompts,
         meta=read_yaml(options.meta) if options.meta else None,
+        as_json=options.json,
     )
 
 
@@ -74,6 +76,7 @@ def evaluate_mteb(
     device: str | None = None,
     prompts: Mapping[str, str] | None = None,
     meta: Mapping[str, Any] | None = None,
+    as_json: bool = False,
 ) -> str:
     """Hand models to mteb's own runner and return a Markdown table of its main scores (x100).
 
@@ -94,6 +97,7 @@ def evaluate_mteb(
         prompts: texts by mteb's names of tasks, types of task ("STS"), "query" and "document"; they go over the model's
             own, and into the name that mteb gives the run.
         meta: fields of `mteb.ModelMeta` that the model does not say itself, of a run of one model.
+        as_json: return, in place of the table, `{model: [mteb's task results as mteb writes them]}`.
 
     Raises:
         UserError: mteb is missing, a task is unknown, its data cannot be had, or as in `evaluate`.
@@ -124,7 +128,10 @@ def evaluate_mteb(
     table = _table(scores, tasks, baseline_name)
     if output_dir is not None:
         write_text(output_dir / TABLE_FILE, table)
-    return table
+    if not as_json:
+        return table
+    found = {name: [result.model_dump(mode="json") for result in results] for name, results in scores.items()}
+    return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _score(mteb: Any, model: Any, task: Any, cache: Any, *, batch_size: int, overwrite: bool) -> Any:
