@@ -1,4 +1,4 @@
-"""Models side by side on graded pairs, through the stock EmbeddingSimilarityEvaluator, or through mteb's own runner.
+"""Models side by side on graded pairs, through the stock EmbeddingSimilarityEvaluator.
 
 The figure of merit is the paper's: the highest Spearman correlation of cosine, Manhattan, Euclidean and dot
 (LACoS-BLOOM, arXiv 2305.06404); cosine alone stands beside it.
@@ -21,8 +21,8 @@ from lacos_st.atomic import write_text
 from lacos_st.audit import cut_by
 from lacos_st.errors import UserError
 from lacos_st.models import describe, load_model
-from lacos_st.report import SIMILARITIES, ModelScores, Results, TaskScores, markdown_table
-from lacos_st.sts import StsTask, import_mteb, load_mteb_data, load_mteb_task, load_tasks
+from lacos_st.report import SIMILARITIES, ModelScores, Results, TaskScores
+from lacos_st.sts import StsTask, load_mteb_task, load_tasks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,19 +45,25 @@ class EvaluationOptions:
         baseline: the model that the others are compared with.
         data: folder of graded pairs for `load_tasks`; None takes the tasks from mteb by name.
         tasks: names of tasks; empty means the defaults of the folder (without a folder: the names below).
-        mteb: names of tasks for mteb's own runner, instead of the side-by-side STS evaluation.
-        output_dir: where results.json and results.md (with `mteb`: mteb.json and mteb.md) go; None writes nothing.
+        mteb: names of tasks for mteb's own runner, instead of the side-by-side STS evaluation: see
+            `lacos_st.leaderboard.run`; empty for the defaults, None for no such run.
+        prompts: YAML file of prompts for mteb's runner, by mteb's names: of a task, a type of task, query or document.
+        meta: YAML file of fields of mteb's ModelMeta, for a run of one model.
+        output_dir: where results.json and results.md (with `mteb`: mteb's results/ and mteb.md) go; None writes
+            nothing.
         batch_size: sentences per batch.
         overwrite: write into an output folder that is not empty.
         device: torch device; None lets sentence-transformers choose.
-        json: print what results.json holds instead of the table.
+        json: print what results.json holds instead of the table; with `mteb`, mteb's results.
     """
 
     models: tuple[str, ...]
     baseline: str | None = None
     data: Path | None = None
     tasks: tuple[str, ...] = ()
-    mteb: tuple[str, ...] = ()
+    mteb: tuple[str, ...] | None = None
+    prompts: Path | None = None
+    meta: Path | None = None
     output_dir: Path | None = None
     batch_size: int = 32
     overwrite: bool = False
@@ -72,19 +78,11 @@ def run(options: EvaluationOptions) -> str:
     """Run `lacos-st evaluate` and return the text to print.
 
     Raises:
-        UserError: as `evaluate`, `evaluate_mteb`, `load_tasks` and `load_mteb_task`.
+        UserError: as `evaluate`, `load_tasks` and `load_mteb_task`.
     """
+    if options.prompts or options.meta:
+        raise UserError(f"{'prompts' if options.prompts else 'meta'} is for mteb's runner: give --mteb too")
     check_output_dir(options.output_dir, overwrite=options.overwrite)
-    if options.mteb:
-        return evaluate_mteb(
-            options.models,
-            options.mteb,
-            output_dir=options.output_dir,
-            baseline=options.baseline,
-            batch_size=options.batch_size,
-            overwrite=options.overwrite,
-            device=options.device,
-        )
     if options.data is None:
         tasks = [task for name in options.tasks or MTEB_DEFAULTS for task in load_mteb_task(name)]
     else:
@@ -133,8 +131,8 @@ def evaluate(
             correlation (NaN, or all the same), or the output folder is not empty.
     """
     check_output_dir(output_dir, overwrite=overwrite)
-    _check_batch_size(batch_size)
-    named, baseline_name = _named_models(models, baseline)
+    check_batch_size(batch_size)
+    named, baseline_name = named_models(models, baseline)
     if not tasks:
         raise UserError("no tasks given; expected at least one set of graded pairs")
     _refuse_duplicates("task", [task.name for task in tasks])
@@ -150,64 +148,6 @@ def evaluate(
     return results
 
 
-def evaluate_mteb(
-    models: Models,
-    task_names: Sequence[str],
-    *,
-    output_dir: Path | None = None,
-    baseline: str | SentenceTransformer | None = None,
-    batch_size: int = 32,
-    overwrite: bool = False,
-    device: str | None = None,
-) -> str:
-    """Hand models to mteb's own runner and return a Markdown table of its main scores (x100).
-
-    Args:
-        models: as in `evaluate`.
-        task_names: names of mteb tasks of any kind.
-        output_dir: gets mteb.md and mteb.json: `{schema: 1, date, versions, baseline, models: {name: [mteb's task
-            results as mteb writes them]}}`; None writes nothing.
-        baseline: as in `evaluate`.
-        batch_size: sentences per batch.
-        overwrite: write into a folder that is not empty.
-        device: torch device for models given by name.
-
-    Raises:
-        UserError: mteb is missing, a task is unknown, its data can't be fetched, or as in `evaluate`.
-    """
-    check_output_dir(output_dir, overwrite=overwrite)
-    _check_batch_size(batch_size)
-    mteb = import_mteb()
-    named, baseline_name = _named_models(models, baseline)
-    tasks = []
-    for task_name in task_names:
-        try:
-            tasks.append(mteb.get_task(task_name))
-        except KeyError as error:
-            raise UserError(f"unknown mteb task {task_name!r}: {error.args[0]}") from error
-    for task in tasks:  # all of them before the first model runs
-        load_mteb_data(task)
-    scores: dict[str, list[Any]] = {}
-    for name, given in named:
-        model = load_model(given, device=device) if isinstance(given, str) else given
-        found = mteb.evaluate(
-            model, tasks, cache=None, encode_kwargs={"batch_size": batch_size}, show_progress_bar=False
-        )
-        scores[name] = found.task_results
-        del model
-    table = _mteb_table(scores, baseline_name)
-    if output_dir is not None:
-        record = {
-            "schema": 1,
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": _versions("mteb"),
-            "baseline": baseline_name,
-            "models": {name: [each.model_dump(mode="json") for each in found] for name, found in scores.items()},
-        }
-        _write(output_dir, {"mteb.json": _json(record), "mteb.md": table})
-    return table
-
-
 def check_output_dir(output_dir: Path | None, *, overwrite: bool) -> None:
     """Raise a UserError where output_dir is a file, or a folder that is not empty and overwrite is not set."""
     if output_dir is None or not output_dir.exists():
@@ -218,7 +158,8 @@ def check_output_dir(output_dir: Path | None, *, overwrite: bool) -> None:
         raise UserError(f"output folder {output_dir} is not empty: choose another one, or pass --overwrite")
 
 
-def _check_batch_size(batch_size: int) -> None:
+def check_batch_size(batch_size: int) -> None:
+    """Raise a UserError where it is below 1."""
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: expected 1 or more")
 
@@ -288,7 +229,7 @@ def _score(model: _Embedded, task: StsTask, *, name: str) -> TaskScores:
     return TaskScores(task.name, task.group, task.languages, len(task.scores), spearman, pearson)
 
 
-def _named_models(
+def named_models(
     models: Models, baseline: str | SentenceTransformer | None
 ) -> tuple[list[tuple[str, str | SentenceTransformer]], str | None]:
     """Pair each model with its name in the tables, the baseline first, and return the baseline's name."""
@@ -317,18 +258,6 @@ def _refuse_duplicates(kind: str, names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"{kind} {name!r} is given {names.count(name)} times; give it once")
-
-
-def _mteb_table(scores: dict[str, list[Any]], baseline: str | None) -> str:
-    rows = [["task", *(name + " (baseline)" * (name == baseline) for name in scores)]]
-    for results in zip(*scores.values(), strict=True):
-        values = dict(zip(scores, (100 * float(result.get_score()) for result in results), strict=True))
-        cells = [
-            f"{value:.2f}" + ("" if baseline in (None, name) else f" ({value - values[str(baseline)]:+.2f})")
-            for name, value in values.items()
-        ]
-        rows.append([results[0].task_name, *cells])
-    return "## mteb: main score x100\n\n" + markdown_table(rows) + "\n"
 
 
 def _versions(*more: str) -> dict[str, str]:

@@ -176,7 +176,9 @@ def load_mteb_data(task: Any) -> None:
     except (OSError, ValueError) as error:  # ConnectionError and DatasetNotFoundError are OSErrors
         raise UserError(
             f"data of mteb task {task.metadata.name!r} could not be fetched ({type(error).__name__}: {error}): check "
-            "the network, or evaluate on a folder of graded pairs with --data"
+            'the network; or fetch it where there is one (python -c "import mteb; '
+            f'mteb.get_task({task.metadata.name!r}).load_data()"), bring the folder that HF_HOME names, and set '
+            "HF_HUB_OFFLINE=1; or evaluate on a folder of graded pairs with --data"
         ) from error
 
 

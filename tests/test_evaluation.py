@@ -19,7 +19,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from lacos_st import evaluation
 from lacos_st.errors import UserError
-from lacos_st.evaluation import EvaluationOptions, evaluate, evaluate_mteb, run
+from lacos_st.evaluation import EvaluationOptions, evaluate, run
 from lacos_st.models import load_model, zero_shot
 from lacos_st.report import SIMILARITIES
 from lacos_st.sts import StsTask
@@ -233,39 +233,6 @@ def test_run_reads_a_folder_and_returns_the_table(base: Path, tmp_path: Path) ->
     assert text == (tmp_path / "out" / "results.md").read_text()
     with pytest.raises(UserError, match="--overwrite"):
         run(options)
-
-
-@pytest.mark.filterwarnings("ignore:The fill_missing parameter is deprecated:DeprecationWarning")  # mteb to itself
-@pytest.mark.filterwarnings("ignore:The `get_sentence_embedding_dimension` method:FutureWarning")  # and to st 6
-def test_mteb_runs_the_model_itself(
-    model: SentenceTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mteb = pytest.importorskip("mteb", reason="the extra lacos_st[mteb] is not installed")
-    from datasets import Dataset, DatasetDict
-    from mteb.mocks.mock_tasks import MockSTSTask
-
-    pairs = TASKS[0]
-
-    class LocalSTS(MockSTSTask):
-        def load_data(self, *_: object, **__: object) -> None:
-            columns = {"sentence1": pairs.sentences1, "sentence2": pairs.sentences2, "score": pairs.scores}
-            self.dataset = DatasetDict({"test": Dataset.from_dict({k: list(v) for k, v in columns.items()})})
-            self.data_loaded = True
-
-    monkeypatch.setattr(mteb, "get_task", lambda _: LocalSTS())
-    table = evaluate_mteb({"a": model, "b": model}, ["LocalSTS"], output_dir=tmp_path, baseline="a")
-    record = json.loads((tmp_path / "mteb.json").read_text())
-    found = 100 * record["models"]["b"][0]["scores"]["test"][0]["cosine_spearman"]
-    ours = evaluate([model], tasks=[pairs]).models[0].tasks[0].spearman["cosine"]
-    assert found == pytest.approx(ours, abs=0.1)
-    assert f"{found:.2f} (+0.00)" in table
-    assert (tmp_path / "mteb.md").read_text() == table
-
-
-def test_unknown_mteb_task_is_refused(model: SentenceTransformer) -> None:
-    pytest.importorskip("mteb", reason="the extra lacos_st[mteb] is not installed")
-    with pytest.raises(UserError, match="unknown mteb task 'STS99'"):
-        evaluate_mteb([model], ["STS99"])
 
 
 def test_versions_are_recorded() -> None:

@@ -13,7 +13,7 @@ import pytest
 import lacos_st
 
 ROOT = Path(lacos_st.__file__).parent
-FOLDERS = ("commands", "corpus", "recipe", "serve")
+FOLDERS = ("commands", "corpus", "leaderboard", "recipe", "serve")
 FILES = {path.stem: path for path in sorted(ROOT.glob("*.py"))}
 """By name: "cli", "recipe.cost"; a folder's own __init__ by the folder's name, "recipe"."""
 for folder in FOLDERS:
@@ -131,6 +131,19 @@ ALLOWED = {
     "corpus.pool": set(),
     "corpus.progress": set(),
     "corpus.encoder": {"checkpoint", "corpus.options", "errors", "models"},
+    "leaderboard": set(),
+    "leaderboard.metadata": {
+        "checkpoint",
+        "corpus.encoder",
+        "embedded",
+        "errors",
+        "models",
+        "options",
+        "stored",
+        "sts",
+    },
+    "leaderboard.tasks": {"errors", "leaderboard.metadata", "sts"},
+    "leaderboard.results": {"atomic", "errors"},
 }
 MODULES = {"blockwise", "linear", "quantizer", "attention", "bloom", "adapters", "checkpoint", "transformer", "pooling"}
 """The files that make up a model: data and scores know nothing of them."""

@@ -81,24 +81,27 @@ class CorpusEncoder:
         return np.array([len(one.ids) for one in found], dtype=np.int64)
 
     def identity(self) -> dict[str, Any]:
-        """What the embeddings depend on: weights and tokenizer by their hashes, modules and their options."""
-        tokenizer = getattr(self.model, "tokenizer", None)
-        fast: Any = getattr(tokenizer, "backend_tokenizer", tokenizer)
-        vocabulary = fast.to_str() if hasattr(fast, "to_str") else repr(tokenizer)
-        configs = [
-            {"module": f"{type(module).__module__}.{type(module).__qualname__}", **_config(module)}
-            for module in self.model.children()
-        ]
-        return {
-            "base_sha256": base_hash(self.model),
-            "adapter_sha256": adapter_hash(self.model),
-            "tokenizer_sha256": hashlib.sha256(_without_state(vocabulary).encode()).hexdigest(),
-            "modules_sha256": hashlib.sha256(json.dumps(configs, sort_keys=True, default=str).encode()).hexdigest(),
-            "dtype": str(next((p.dtype for p in self.model.parameters()), "")).removeprefix("torch."),
-            "max_seq_length": self.limit,
-            "prompt": self.prompt,
-            "dimension": self.dimension,
-        }
+        """What the embeddings depend on: `model_identity`, the prompt and the width."""
+        return {**model_identity(self.model), "prompt": self.prompt, "dimension": self.dimension}
+
+
+def model_identity(model: SentenceTransformer) -> dict[str, Any]:
+    """What a model is: weights and tokenizer by their hashes, modules and their options, dtype, limit of tokens."""
+    tokenizer = getattr(model, "tokenizer", None)
+    fast: Any = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    vocabulary = fast.to_str() if hasattr(fast, "to_str") else repr(tokenizer)
+    configs = [
+        {"module": f"{type(module).__module__}.{type(module).__qualname__}", **_config(module)}
+        for module in model.children()
+    ]
+    return {
+        "base_sha256": base_hash(model),
+        "adapter_sha256": adapter_hash(model),
+        "tokenizer_sha256": hashlib.sha256(_without_state(vocabulary).encode()).hexdigest(),
+        "modules_sha256": hashlib.sha256(json.dumps(configs, sort_keys=True, default=str).encode()).hexdigest(),
+        "dtype": str(next((p.dtype for p in model.parameters()), "")).removeprefix("torch."),
+        "max_seq_length": getattr(model, "max_seq_length", None),
+    }
 
 
 def _config(module: Any) -> dict[str, Any]:
