@@ -12,6 +12,7 @@ import torch
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from lacos_st import ranks
 from lacos_st.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -76,9 +77,12 @@ class StopOnNonFinite(TrainerCallback):
         """
         if rows is not None:
             self.batches.append(rows)
-        if not bool(torch.isfinite(loss)):
+        if ranks.any_of(~torch.isfinite(loss)):
+            what = f"the training loss was {float(loss)}"
+            if ranks.count() > 1:
+                what += f" in process {ranks.rank()}, and not finite in one of {ranks.count()}"
             # the weights of the last checkpoint gave a loss only if a step was taken after it
-            raise self._error(f"the training loss was {float(loss)}", rows, args, state, proven=state.global_step - 1)
+            raise self._error(what, rows, args, state, proven=state.global_step - 1)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

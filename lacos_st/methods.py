@@ -140,7 +140,7 @@ def build_loss(config: TrainConfig, model: SentenceTransformer) -> nn.Module:
         dimension = model.get_embedding_dimension()
         assert dimension is not None
         return SoftmaxLoss(model, dimension, num_labels=3)
-    options: dict[str, Any] = {"scale": config.scale}
+    options: dict[str, Any] = {"scale": config.scale, "gather_across_devices": config.gather_across_devices}
     if config.symmetric:
         options |= {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
     if config.mini_batch_size is not None:

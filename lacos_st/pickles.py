@@ -11,7 +11,9 @@ from lacos_st.errors import UserError
 
 NEEDED = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 OPTIONAL = ("scaler.pt",)
-"""What resuming opens, with `torch.load(weights_only=True)`. training_args.bin is written and never opened."""
+OF_PROCESSES = "rng_state_*.pth"
+"""What resuming opens, with `torch.load(weights_only=True)`; of several processes each its own random numbers.
+training_args.bin is written and never opened."""
 
 NUMPY = {"numpy._core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype", "numpy.dtypes.UInt32DType"}
 """What rng_state.pth holds besides, numpy's generator state: transformers lets torch load these too."""
@@ -28,8 +30,7 @@ def check_pickles(folder: Path) -> None:
     Raises:
         UserError: One is damaged, compressed (torch writes none so), or names anything that would be called.
     """
-    for name in (*NEEDED, *OPTIONAL):
-        file = folder / name
+    for file in (*(folder / name for name in (*NEEDED, *OPTIONAL)), *sorted(folder.glob(OF_PROCESSES))):
         if not file.is_file():
             continue
         try:

@@ -20,6 +20,21 @@ FORMAT_VERSION = 1
 STATE = "trainer_state.json"
 
 
+def check_processes(folder: Path, *, processes: int) -> None:
+    """That a checkpoint is of as many processes as go on with it: each has its own batches and random numbers.
+
+    Raises:
+        UserError: it is of more, or fewer.
+    """
+    was = len(list(folder.glob("rng_state_*.pth"))) or 1
+    if was != processes:
+        raise UserError(
+            f"checkpoint {folder} is of a run of {was} processes, {processes} are to go on with it: start as many "
+            f"({'without a launcher' if was == 1 else f'torchrun --nproc-per-node ..., {was} in all'}), or train anew "
+            "with --overwrite"
+        )
+
+
 def list_files(folder: Path, *, step: int) -> None:
     """Write `lacos_checkpoint.json` over all that `folder` holds."""
     files = {path.relative_to(folder).as_posix(): _size_and_hash(path) for path in folder.rglob("*") if path.is_file()}

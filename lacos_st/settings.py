@@ -81,7 +81,7 @@ class TrainConfig:
     lr: float | None = option(
         None, "peak learning rate; none: the preset's for the method, in recipe also for the size"
     )
-    batch_size: int = option(32, "pairs in a batch: each one sees batch_size - 1 negatives")
+    batch_size: int = option(32, "pairs in a batch, of each process: each one sees batch_size - 1 negatives")
     gradient_accumulation: int = option(
         1,
         "batches whose gradients are averaged for one step; each pair still sees its own batch's negatives only "
@@ -97,6 +97,9 @@ class TrainConfig:
     gradient_checkpointing: bool = option(False, "recompute activations instead of keeping them")
     mini_batch_size: int | None = option(
         None, "pairs embedded at a time, by the cached loss: the same batch and negatives in less memory (not sbert)"
+    )
+    gather_across_devices: bool = option(
+        False, "with several processes: each pair sees the negatives of all their batches, as in one batch (not sbert)"
     )
     seed: int = option(42, "seed of the adapters, the order of the data and the validation split")
 
@@ -172,6 +175,8 @@ class TrainConfig:
             )
         if self.method == "sbert" and self.symmetric:
             raise UserError("symmetric is for in-batch negatives, sbert has none: leave it out")
+        if self.method == "sbert" and self.gather_across_devices:
+            raise UserError("gather_across_devices is for in-batch negatives, sbert has none: leave it out")
         if self.embedding_device is not None and self.method != "lacos":
             raise UserError(f"embedding_device is for a token embedding in 8 bits: method {self.method} has none")
         if self.overwrite and self.resume:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.base.modules import Module
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from lacos_st import ranks
 from lacos_st.adapters import adapter_parameters, is_quantized
 from lacos_st.atomic import clear_leftovers, remove_folder, whole_folder, write_text
 from lacos_st.checkpoint import MANIFEST_FILE, Manifest, base_hash
@@ -27,6 +31,7 @@ from lacos_st.pickles import check_pickles
 from lacos_st.probes import check_base_hash
 from lacos_st.resume import FILES, STATE, check_checkpoint, checkpoints, list_files
 from lacos_st.runs import read_log
+from lacos_st.shares import SharedBatches
 from lacos_st.transformer import LoRA8bit
 from lacos_st.upstream import overrides
 
@@ -39,6 +44,7 @@ LOSS_FILE = "loss.safetensors"
     "_get_output_dir",
     "_save_checkpoint",
     "_run_epoch",
+    "_save",
     package="transformers",
 )
 class LacosTrainer(SentenceTransformerTrainer):
@@ -57,12 +63,15 @@ class LacosTrainer(SentenceTransformerTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._bases = [_frozen_base_hash(module) for module in self.model]
+        ranks.check_same(repr(self._bases), "base")
         self._stop_on_non_finite = StopOnNonFinite()
         self.add_callback(self._stop_on_non_finite)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the stock method; on a CPU the memory of a step is kept for the next, and given back at the end."""
-        clear_leftovers(Path(str(self.args.output_dir)), "checkpoint-*")
+        ranks.on_first(lambda: clear_leftovers(Path(str(self.args.output_dir)), "checkpoint-*"))
+        if ranks.count() > 1:  # dropout differs from process to process; what is resumed has its own numbers
+            torch.manual_seed(self.args.seed + ranks.rank())
         if not any(isinstance(callback, FindBest) for callback in self.callback_handler.callbacks):
             self.add_callback(FindBest)
         try:
@@ -82,6 +91,9 @@ class LacosTrainer(SentenceTransformerTrainer):
         if self.model.device.type == "cpu":
             keep_freed_memory()
         loss = super().training_step(model, inputs, *args, **kwargs)
+        if self.accelerator.sync_gradients and isinstance(self.loss, nn.Module):
+            # torch averages those of the model; a loss with weights of its own (SoftmaxLoss) is nobody's to it
+            ranks.average_([p.grad for name, p in self.loss.named_parameters() if _is_own(name) and p.grad is not None])
         self._stop_on_non_finite.check_loss(loss, inputs.get(ROWS), self.args, self.state)
         return loss
 
@@ -92,6 +104,63 @@ class LacosTrainer(SentenceTransformerTrainer):
         if isinstance(self.model[0], LoRA8bit) and not any(hasattr(part, "mini_batch_size") for part in parts):
             tie_columns_(features)
         return features, labels
+
+    def get_batch_sampler(
+        self,
+        dataset: Any,
+        batch_size: int,
+        drop_last: bool,
+        valid_label_columns: list[str] | None = None,
+        generator: torch.Generator | None = None,
+        seed: int = 0,
+    ) -> Any:
+        """As the stock method; several processes share batches that hold no sentence twice, see `SharedBatches`."""
+        how = {"valid_label_columns": valid_label_columns, "generator": generator, "seed": seed}
+        stock: Any = super().get_batch_sampler
+        if ranks.count() == 1:
+            return stock(dataset, batch_size, drop_last, **how)
+        parts = ranks.count() if _gathering(self.loss) else 1
+        return SharedBatches(stock(dataset, batch_size * parts, True, **how), parts=parts)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """As the stock method; of several processes each has all the rows, in the batches of a single process."""
+        rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        if ranks.count() == 1 or rows is None or isinstance(rows, str):
+            return super().get_eval_dataloader(eval_dataset)
+        seed = self.args.seed
+        batches = super().get_batch_sampler(
+            rows,
+            self.args.eval_batch_size,
+            False,
+            valid_label_columns=self.data_collator.valid_label_columns,
+            generator=torch.Generator().manual_seed(seed),
+            seed=seed,
+        )
+        loader = DataLoader(rows, batch_sampler=batches, collate_fn=self.data_collator)
+        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As the stock method; several processes compute one figure, that of a single process.
+
+        Stock shares the rows out and leaves out those that do not fill a batch of each process: of few rows, all.
+        """
+        if ranks.count() == 1:
+            return super().evaluate(*args, **kwargs)
+        gathering, gather = _gathering(self.loss), self.gather_function
+        self.gather_function = self._without_filling
+        for part in gathering:
+            part.gather_across_devices = False  # each process has the whole batch
+        try:
+            return ranks.share(super().evaluate(*args, **kwargs))
+        finally:
+            self.gather_function = gather
+            for part in gathering:
+                part.gather_across_devices = True
+
+    def _without_filling(self, losses: torch.Tensor) -> torch.Tensor:
+        """A batch's loss once for each of its rows, as accelerate has it in a single process."""
+        state = self.accelerator.gradient_state
+        return losses[: state.remainder] if state.end_of_dataloader and state.remainder > 0 else losses
 
     def _load_from_checkpoint(self, checkpoint_path: str) -> None:  # type: ignore[override]
         """Restore what is trained from `checkpoint_path`.
@@ -140,18 +209,29 @@ class LacosTrainer(SentenceTransformerTrainer):
             self._complete(place, place)
             return
         limit = self.args.save_total_limit
-        with whole_folder(place) as new:
+        with whole_folder(place) if ranks.is_first() else nullcontext() as folder:
+            new = Path(ranks.share(str(folder)))
             self._staging, self.args.save_total_limit = str(new), None
             try:
                 super()._save_checkpoint(model, trial)
             finally:
                 self._staging, self.args.save_total_limit = None, limit
-            inner = new / place.name
-            for path in inner.iterdir():
-                path.rename(new / path.name)
-            inner.rmdir()
-            self._complete(new, place)
-        self._keep_newest(run)
+            ranks.wait()  # each process has written its random numbers
+            if ranks.is_first():
+                inner = new / place.name
+                for path in inner.iterdir():
+                    path.rename(new / path.name)
+                inner.rmdir()
+                self._complete(new, place)
+        ranks.wait()
+        self.state.best_model_checkpoint = ranks.share(self.state.best_model_checkpoint)
+        if ranks.is_first():
+            self._keep_newest(run)
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        """As the stock method, in one of several processes: transformers 5 calls it in all, and stock writes in all."""
+        if ranks.is_first():
+            super()._save(*args, **kwargs)
 
     def _complete(self, new: Path, place: Path) -> None:
         """Add what is ours to the checkpoint that stock wrote into `new`, and that is to stand at `place`."""
@@ -210,9 +290,20 @@ def _restore(model: SentenceTransformer, folder: Path, *, bases: list[str | None
         raise UserError(f"{folder} has other frozen weights than the model has: it is of a run from another base")
 
 
+def _gathering(loss: Any) -> list[Any]:
+    """The parts of a loss that gather embeddings from all processes."""
+    parts = loss.modules() if isinstance(loss, nn.Module) else ()
+    return [part for part in parts if vars(part).get("gather_across_devices")]
+
+
 def own_weights(loss: nn.Module) -> dict[str, Any]:
     """The weights of a loss that are not its model's: tensors by name."""
-    return {name: tensor for name, tensor in loss.state_dict().items() if not name.startswith("model.")}
+    return {name: tensor for name, tensor in loss.state_dict().items() if _is_own(name)}
+
+
+def _is_own(name: str) -> bool:
+    """Whether a tensor of a loss is its own: the model's begin with "model."."""
+    return not name.startswith("model.")
 
 
 class FindBest(TrainerCallback):
@@ -244,6 +335,8 @@ class RunLog(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Leave the lines up to the step that is resumed from; none in a run that starts."""
+        if not state.is_world_process_zero:
+            return
         if state.global_step and self.path.is_file():
             kept = [
                 row for row in read_log(self.path) if row["step"] <= state.global_step and "train_runtime" not in row
@@ -259,6 +352,8 @@ class RunLog(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Append the figures in `kwargs["logs"]`."""
+        if not state.is_world_process_zero:
+            return
         row = {"step": state.global_step, "epoch": state.epoch, **kwargs["logs"]}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from lacos_st import ranks
 from lacos_st.atomic import cannot_write, whole_folder
 from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
@@ -88,10 +89,13 @@ def train(config: TrainConfig) -> TrainResult:
     from lacos_st.upstream import commit_hash
 
     config = config.resolved()
+    joined = ranks.join(cpu=config.cpu)
+    if ranks.count() > 1 and config.embedding_device is not None and not config.cpu:
+        raise UserError("embedding_device is for one process: NCCL moves nothing in host memory; leave it out")
     shape = _shape(config)
     config = _with_rate(config, shape)
     folder = RunFolder(Path(config.output))
-    folder.check(config)
+    ranks.on_first(lambda: folder.check(config))
     train_rows, eval_rows = load_rows(config)
     config = _within_memory(config, shape, train_rows)
     evaluator = _evaluator(config)
@@ -99,21 +103,45 @@ def train(config: TrainConfig) -> TrainResult:
     model = build_model(config)
     config = replace(config, revision=config.revision or commit_hash(model[0].config, config.base))
     was_there = folder.path.exists()
-    folder.start(config)
+    ranks.on_first(lambda: folder.start(config))
+    _check_shared(folder, config)
     try:
         result = _run(config, folder, model, train_rows, eval_rows, evaluator)
     except BaseException as error:
         # a checkpoint whose weights gave no finite loss yet is not worth keeping
         if (error.checkpoint if isinstance(error, NonFiniteLoss) else folder.last_checkpoint()) is None:
-            folder.clear(and_folder=not was_there)
+            if ranks.is_first():
+                folder.clear(and_folder=not was_there)
+        if ranks.lost(error):
+            raise UserError(
+                f"another process of the run in {folder.path} ended ({str(error).splitlines()[0][:200]}): see what it "
+                "said, and go on with --resume and as many processes"
+            ) from error
         if cannot_write(error):
             raise UserError(
                 f"the run in {folder.path} was stopped ({error}): free space on its disk, or make its folder writable, "
                 "and go on with --resume"
             ) from error
         raise
+    if joined:
+        ranks.leave()
     logger.info("model saved to %s after %d steps (%.0f s)", result.model_path, result.steps, result.seconds)
     return result
+
+
+def _check_shared(folder: RunFolder, config: TrainConfig) -> None:
+    """That all processes write to one folder, with one set of options.
+
+    Raises:
+        UserError: in all of them, where one sees another folder, or was told otherwise.
+    """
+    ranks.check_same(config.to_yaml(), "set of options")
+    seen = ranks.gather(folder.config.is_file())
+    if not all(seen):
+        raise UserError(
+            f"process {seen.index(False)} does not see {folder.config}, which process 0 has written: name an output on "
+            "a file system that all machines share"
+        )
 
 
 def _shape(config: TrainConfig) -> ModelShape:
@@ -147,7 +175,10 @@ def _within_memory(config: TrainConfig, shape: ModelShape, rows: Dataset) -> Tra
 
     device = "cuda" if torch.cuda.is_available() and not config.cpu else "cpu"
     sides = _lengths(resolve(config.base), rows, most=config.max_seq_length, **_hub(config))
-    return checked(config, shape, sides, device=device, available=available_bytes(device))
+    available = available_bytes(device)
+    if available is not None and device == "cpu":
+        available //= ranks.on_this_machine()
+    return checked(config, shape, sides, device=device, available=available)
 
 
 def _lengths(path: str, rows: Dataset, *, most: int | None, **hub: str) -> list[list[int]]:
@@ -170,12 +201,13 @@ def _run(
     evaluator: EmbeddingSimilarityEvaluator | None,
 ) -> TrainResult:
     from lacos_st.freezing import frozen_hash
-    from lacos_st.resume import check_checkpoint
+    from lacos_st.resume import check_checkpoint, check_processes
     from lacos_st.trainer import LacosTrainer, RunLog
 
     checkpoint = folder.last_checkpoint() if config.resume else None
     if checkpoint is not None:
         check_checkpoint(checkpoint)
+        check_processes(checkpoint, processes=ranks.count())
     elif config.resume:
         logger.warning("%s was stopped before its first checkpoint: it starts again at step 0", folder.path)
         config = replace(config, resume=False)
@@ -199,7 +231,7 @@ def _run(
     if frozen_hash(base) != hash_before:
         raise RuntimeError(f"training changed frozen weights of {config.base}: nothing was saved; please report this")
     model.eval()
-    save_model(model, folder)
+    ranks.on_first(lambda: save_model(model, folder))
     return TrainResult(
         model=model,
         model_path=folder.model,
@@ -282,7 +314,7 @@ def _arguments(
     from sentence_transformers import SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 
-    batches = math.ceil(rows / config.batch_size)
+    batches = _batches(config, rows=rows)
     total = config.max_steps or math.ceil(math.ceil(batches / config.gradient_accumulation) * config.epochs)
     every = config.eval_steps or max(1, math.ceil(total / EVALUATIONS_PER_RUN))
     evaluates = bool(eval_rows) or sts
@@ -291,9 +323,12 @@ def _arguments(
         output_dir=str(folder.checkpoints),
         seed=config.seed,
         use_cpu=config.cpu,
+        # stock looks each step for weights that no loss reached; adapters all have one
+        ddp_find_unused_parameters=config.method not in ADAPTER_METHODS,
+        dataloader_drop_last=ranks.count() > 1,  # a process without a batch would be waited for
         dataloader_pin_memory=torch.cuda.is_available() and not config.cpu,
         per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size * (ranks.count() if config.gather_across_devices else 1),
         gradient_accumulation_steps=config.gradient_accumulation,
         batch_sampler=BatchSamplers.BATCH_SAMPLER
         if config.allow_duplicates or config.method == "sbert"  # no negatives in a batch, so no false ones
@@ -323,6 +358,23 @@ def _arguments(
         disable_tqdm=not config.progress,
         report_to="none",
     )
+
+
+def _batches(config: TrainConfig, *, rows: int) -> int:
+    """Batches in an epoch, of each process.
+
+    Raises:
+        UserError: there are fewer rows than several processes take at a time.
+    """
+    if ranks.count() == 1:
+        return math.ceil(rows / config.batch_size)
+    at_once = config.batch_size * ranks.count()
+    if rows < at_once:
+        raise UserError(
+            f"{rows} training rows are fewer than the {at_once} that {ranks.count()} processes take at a time: lower "
+            "batch_size, or start fewer processes"
+        )
+    return rows // at_once
 
 
 def save_model(model: SentenceTransformer, folder: RunFolder) -> None:

@@ -43,13 +43,16 @@ def train(arguments: argparse.Namespace) -> None:
     values = {} if file is None else read_yaml(file)
     config = TrainConfig.from_mapping({**values, **given}, source="options" if file is None else str(file)).resolved()
 
+    from lacos_st import ranks
     from lacos_st.training import train as run
 
     if not arguments.quiet:  # what it will take in memory, what the preset chose, what was read and left out of it
-        for said in ("recipe", "training", "data", "audit"):
-            logging.getLogger(f"lacos_st.{said}").setLevel(logging.INFO)
+        for said in ("recipe", "training", "data", "audit"):  # of several processes, one says it
+            logging.getLogger(f"lacos_st.{said}").setLevel(logging.INFO if ranks.is_first() else logging.ERROR)
     with redirect_stdout(_elsewhere(arguments)):  # the trainer prints its log
         result = run(config)
+    if not ranks.is_first():
+        return
     if arguments.json:
         names = ("train_rows", "eval_rows", "steps", "train_loss", "best_metric", "best_step", "trainable_parameters")
         figures = {name: getattr(result, name) for name in (*names, "seconds")}
