@@ -101,6 +101,8 @@ def done(study: Study, cells: Sequence[Cell], *, scored: bool) -> list[Row]:
     assert len({cell.name for cell in cells}) == len(cells)
     wanted = [identity(study, cell, scored=scored) for cell in cells]
     known = rows.read(study.benchmark, folder=study.results)
+    if any(all(row["cell"] != key for row in known) for key in wanted):
+        assert study.held_out  # what is wrong with the data is said before anything is trained
     with study.alone():
         found = []
         for number, (cell, key) in enumerate(zip(cells, wanted, strict=True), 1):

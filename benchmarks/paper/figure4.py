@@ -9,6 +9,7 @@ The paper says "normalised to a common range" and no more. Here the losses of a 
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 
 from benchmarks.paper.cells import VALIDATION_BATCH, Cell, Row, done
@@ -21,7 +22,7 @@ from lacos_st.atomic import write_text
 from lacos_st.errors import UserError
 from lacos_st.report import markdown_table
 
-DEFAULTS = Defaults(tasks=())
+DEFAULTS = Defaults(tasks=(), own=("lora_rank",))
 QUICK_RANKS = (1, 4)
 Losses = Mapping[int, float | None]
 
@@ -56,11 +57,16 @@ def normalised(losses: Losses) -> dict[int, float | None]:
     return {rank: None if loss is None else (loss - low) / span for rank, loss in losses.items()}
 
 
+def options() -> argparse.ArgumentParser:
+    """Its command line."""
+    made = parser("figure4", __doc__, DEFAULTS)
+    made.add_argument("--ranks", type=int, nargs="+", metavar="N", help=f"[{' '.join(map(str, RANKS))}]")
+    return made
+
+
 def run(arguments: list[str] | None = None) -> list[Row]:
     """Do what is left, write table and plot, and return the rows."""
-    options = parser("figure4", __doc__, DEFAULTS)
-    options.add_argument("--ranks", type=int, nargs="+", metavar="N", help=f"[{' '.join(map(str, RANKS))}]")
-    given = options.parse_args(arguments)
+    given = options().parse_args(arguments)
     planned = study("figure4", given, DEFAULTS)
     ranks = tuple(sorted(set(given.ranks or (QUICK_RANKS if planned.quick else RANKS))))
     found = done(planned, cells(planned, ranks), scored=False)

@@ -10,6 +10,7 @@ of all but the best are removed.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -24,10 +25,10 @@ from lacos_st.atomic import remove_folder, write_text
 from lacos_st.errors import UserError
 from lacos_st.report import markdown_table
 
-DEFAULTS = Defaults(tasks=())
+CHOSEN = ("batch_size", "lr", "lora_rank")
+DEFAULTS = Defaults(tasks=(), own=CHOSEN)
 BATCH_SIZES, RATES, RANKS = (32, 64), (1e-4, 2e-5, 5e-5), (1, 2, 4, 8, 16)
 QUICK = ((8, 16), (1e-3,), (1, 4))
-CHOSEN = ("batch_size", "lr", "lora_rank")
 
 
 def cells(planned: Study, batch_sizes: Sequence[int], rates: Sequence[float], ranks: Sequence[int]) -> list[Cell]:
@@ -69,13 +70,18 @@ def with_best(planned: Study, base: str) -> dict[str, Any]:
     return {name: settings[name] for name in CHOSEN}
 
 
-def run(arguments: list[str] | None = None) -> list[Row]:
-    """Do what is left, write table and plot, remove the models that were not the best, and return the rows."""
-    options = parser("grid", __doc__, DEFAULTS)
+def options() -> argparse.ArgumentParser:
+    """Its command line."""
+    made = parser("grid", __doc__, DEFAULTS)
     for name, kind, default in (("batch-sizes", int, BATCH_SIZES), ("lrs", float, RATES), ("ranks", int, RANKS)):
         said = " ".join(f"{value:g}" for value in default)
-        options.add_argument(f"--{name}", type=kind, nargs="+", metavar="N", help=f"[{said}]")
-    given = options.parse_args(arguments)
+        made.add_argument(f"--{name}", type=kind, nargs="+", metavar="N", help=f"[{said}]")
+    return made
+
+
+def run(arguments: list[str] | None = None) -> list[Row]:
+    """Do what is left, write table and plot, remove the models that were not the best, and return the rows."""
+    given = options().parse_args(arguments)
     planned = study("grid", given, DEFAULTS)
     defaults = QUICK if planned.quick else (BATCH_SIZES, RATES, RANKS)
     batch_sizes, rates, ranks = (

@@ -29,12 +29,14 @@ class Defaults:
         data: to train on.
         eval_data: of the validation loss.
         tasks: of mteb; none: the experiment scores nothing.
+        own: options of a training that the experiment has its own option for.
     """
 
     bases: tuple[str, ...] = BLOOM
     data: tuple[str, ...] = ENGLISH_NLI
     eval_data: tuple[str, ...] = ENGLISH_NLI_HELD_OUT
     tasks: tuple[str, ...] = MTEB_DEFAULTS
+    own: tuple[str, ...] = ()
 
 
 def parser(name: str, about: str | None, defaults: Defaults, *, baseline: bool = False) -> argparse.ArgumentParser:
@@ -111,7 +113,7 @@ def study(name: str, arguments: argparse.Namespace, defaults: Defaults) -> Study
     given = vars(arguments)
     quick = arguments.quick
     output = arguments.output or rows.ROOT / "runs" / "paper" / ("quick" if quick else "") / name
-    train, by_method = parse_settings(arguments.train)
+    train, by_method = parse_settings(arguments.train, own=defaults.own)
     train = {**(QUICK_TRAIN if quick else {}), **train}
     for option in ("max_steps", "epochs"):
         if given[option] is not None:

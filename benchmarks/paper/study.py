@@ -157,7 +157,9 @@ def synthetic(folder: Path) -> tuple[Path, Path]:
     return folder / "nli", folder / "sts"
 
 
-def parse_settings(given: Sequence[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+def parse_settings(
+    given: Sequence[str], *, own: Sequence[str] = ()
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Options of `lacos-st train`: for all methods, and for each method that is named before a dot.
 
     >>> parse_settings(["batch_size=64", "lacos.lr=2e-3", "cpu=true"])
@@ -165,6 +167,7 @@ def parse_settings(given: Sequence[str]) -> tuple[dict[str, Any], dict[str, dict
 
     Args:
         given: "option=value" or "method.option=value"; a value is read as YAML.
+        own: options that the command has another way to give.
 
     Raises:
         UserError: it is not of that form, or names an option that the experiment sets itself.
@@ -181,7 +184,7 @@ def parse_settings(given: Sequence[str]) -> tuple[dict[str, Any], dict[str, dict
                 f"--train {text}: expected OPTION=VALUE or METHOD.OPTION=VALUE, such as lr=2e-3 or sbert.lr=1e-4, with "
                 f"an option of lacos-st train and one of the methods {', '.join(METHODS)}"
             )
-        if option in OWN:
+        if option in (*OWN, *own):
             raise UserError(
                 f"--train {text}: {option} is set by the experiment, by an option of its own or for all runs"
             )

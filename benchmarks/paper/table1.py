@@ -9,6 +9,8 @@ is the highest Spearman of four similarities; STS-Avg is over the seven English 
 
 from __future__ import annotations
 
+import argparse
+
 from benchmarks.paper.cells import Cell, Row, done, side_by_side, zero_shot
 from benchmarks.paper.grid import with_best
 from benchmarks.paper.names import label
@@ -40,12 +42,22 @@ def cells(planned: Study, *, with_zero_shot: bool, from_grid: bool) -> list[Cell
     return [baseline, *as_they_come, *trained]
 
 
+def options() -> argparse.ArgumentParser:
+    """Its command line."""
+    made = parser("table1", __doc__, DEFAULTS, baseline=True)
+    add_choices(made)
+    return made
+
+
+def add_choices(made: argparse.ArgumentParser) -> None:
+    """What can be chosen where bases stand beside the baseline."""
+    made.add_argument("--zero-shot", action="store_true", help="score the bases as they come too")
+    made.add_argument("--from-grid", action="store_true", help="batch, rate and rank: the best of grid's rows")
+
+
 def run(arguments: list[str] | None = None) -> list[Row]:
     """Do what is left, write table and plot, and return the rows."""
-    options = parser("table1", __doc__, DEFAULTS, baseline=True)
-    options.add_argument("--zero-shot", action="store_true", help="score the bases as they come too")
-    options.add_argument("--from-grid", action="store_true", help="batch, rate and rank: the best of grid's rows")
-    given = options.parse_args(arguments)
+    given = options().parse_args(arguments)
     planned = study("table1", given, DEFAULTS)
     found = done(planned, cells(planned, with_zero_shot=given.zero_shot, from_grid=given.from_grid), scored=True)
     write_scores(planned, found)

@@ -9,6 +9,7 @@ Beside the scores stands what each of them cost: numbers trained, FLOP by the re
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass, replace
 
 from benchmarks.paper.cells import Cell, Row, done, model_scores, side_by_side, zero_shot
@@ -75,13 +76,18 @@ def cells(planned: Study, methods: tuple[str, ...]) -> list[Cell]:
     ]
 
 
-def run(arguments: list[str] | None = None) -> list[Row]:
-    """Do what is left, write table and plot, and return the rows."""
-    options = parser("table2", __doc__, DEFAULTS)
-    options.add_argument(
+def options() -> argparse.ArgumentParser:
+    """Its command line."""
+    made = parser("table2", __doc__, DEFAULTS)
+    made.add_argument(
         "--methods", nargs="+", choices=PAIRED, metavar="METHOD", help=f"of {', '.join(PAIRED)} [{' '.join(METHODS)}]"
     )
-    given = options.parse_args(arguments)
+    return made
+
+
+def run(arguments: list[str] | None = None) -> list[Row]:
+    """Do what is left, write table and plot, and return the rows."""
+    given = options().parse_args(arguments)
     planned = study("table2", given, DEFAULTS)
     planned_cells = cells(planned, tuple(dict.fromkeys(given.methods or METHODS)))
     found = done(planned, planned_cells, scored=True)

@@ -9,13 +9,14 @@ one of the languages of --unseen are marked, and have a mean of their own.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Collection, Sequence
 from statistics import fmean
 
 from benchmarks.paper.cells import Row, done, model_scores, side_by_side
 from benchmarks.paper.names import MULTILINGUAL_NLI, MULTILINGUAL_NLI_HELD_OUT, UNSEEN, label
 from benchmarks.paper.options import Defaults, main, parser, study
-from benchmarks.paper.table1 import cells
+from benchmarks.paper.table1 import add_choices, cells
 from lacos_st.atomic import write_text
 from lacos_st.canvas import COLOURS
 from lacos_st.plots import plot_scores
@@ -28,15 +29,19 @@ DEFAULTS = Defaults(
 MARK = "†"
 
 
-def run(arguments: list[str] | None = None) -> list[Row]:
-    """Do what is left, write table and plot, and return the rows."""
-    options = parser("xsts", __doc__, DEFAULTS, baseline=True)
-    options.add_argument("--zero-shot", action="store_true", help="score the bases as they come too")
-    options.add_argument("--from-grid", action="store_true", help="batch, rate and rank: the best of grid's rows")
-    options.add_argument(
+def options() -> argparse.ArgumentParser:
+    """Its command line."""
+    made = parser("xsts", __doc__, DEFAULTS, baseline=True)
+    add_choices(made)
+    made.add_argument(
         "--unseen", nargs="*", metavar="LANG", default=UNSEEN, help=f"that no base was trained on [{' '.join(UNSEEN)}]"
     )
-    given = options.parse_args(arguments)
+    return made
+
+
+def run(arguments: list[str] | None = None) -> list[Row]:
+    """Do what is left, write table and plot, and return the rows."""
+    given = options().parse_args(arguments)
     planned = study("xsts", given, DEFAULTS)
     found = done(planned, cells(planned, with_zero_shot=given.zero_shot, from_grid=given.from_grid), scored=True)
     found = [row for row in found if not row["diverged"]]
