@@ -147,7 +147,7 @@ def _make(study: Study, cell: Cell, key: dict[str, Any], *, scored: bool) -> Row
         model.eval()
         if cell.config.method != "sbert":
             loss = mean_loss(model, cell.config, study.held_out, batch_size=VALIDATION_BATCH)
-            figures["validation_loss"] = loss
+            figures |= {"validation_loss": loss, "validation_pairs": len(study.held_out)}
         if scored:
             figures["scores"] = _scores(study, cell, model)
     row = rows.append(study.benchmark, folder=study.results, cell=key, **figures)
