@@ -17,11 +17,12 @@ RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "peft", "bitsandbytes")
 
 
-def append(name: str, **figures: Any) -> dict[str, Any]:
-    """Add a row to `results/NAME.jsonl` and return it.
+def append(name: str, *, folder: Path | None = None, **figures: Any) -> dict[str, Any]:
+    """Add a row to `results/NAME.jsonl` and return it. A last line that a killed process left unfinished goes.
 
     Args:
         name: of the benchmark.
+        folder: of the file; None: `RESULTS`.
         **figures: what it measured, with units in the names.
     """
     row: dict[str, Any] = {
@@ -35,16 +36,38 @@ def append(name: str, **figures: Any) -> dict[str, Any]:
         "versions": {library: version(library) for library in LIBRARIES},
         **figures,
     }
-    RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / f"{name}.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    file = (folder or RESULTS) / f"{name}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a+b") as opened:
+        opened.seek(0)
+        whole, end, last = opened.read().rpartition(b"\n")
+        if last and _is_cut(last):
+            opened.truncate(len(whole + end))
+            last = b""
+        opened.write(b"\n" * bool(last) + json.dumps(row).encode() + b"\n")
     return row
 
 
-def read(name: str) -> list[dict[str, Any]]:
-    """All rows of a benchmark, oldest first; none where it never ran."""
-    file = RESULTS / f"{name}.jsonl"
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+def read(name: str, *, folder: Path | None = None) -> list[dict[str, Any]]:
+    """All rows of a benchmark, oldest first; none where it never ran. A last line that was cut off is no row.
+
+    Args:
+        name: of the benchmark.
+        folder: of the file; None: `RESULTS`.
+    """
+    file = (folder or RESULTS) / f"{name}.jsonl"
+    whole, _, last = (file.read_bytes() if file.is_file() else b"").rpartition(b"\n")
+    lines = [*whole.splitlines(), *([last] if last and not _is_cut(last) else [])]
+    return [json.loads(line) for line in lines]
+
+
+def _is_cut(line: bytes) -> bool:
+    """Whether a line is the beginning of a row, which a killed process left."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return True
+    return False
 
 
 def device_name() -> str:

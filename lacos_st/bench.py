@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from lacos_st.recipe.shapes import ModelShape
+    from lacos_st.settings import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class Bench:
             tokens=sum(counts[place] for place in chosen),
             commit=self.commit,
             seconds=round(seconds, 2),
-            loss=self._loss(model, trial),
+            loss=mean_loss(model, trial.config, self.held_out, batch_size=self.grid.held_out_batch),
             sts_dev=self._sts(model),
         )
 
@@ -127,24 +128,6 @@ class Bench:
             sides = [tokenizer(list(self.rows[name]), verbose=False).input_ids for name in self.rows.column_names]
             self._counts[key] = [sum(min(len(ids), limit) for ids in pair) for pair in zip(*sides, strict=True)]
         return self._counts[key]
-
-    def _loss(self, model: SentenceTransformer, trial: Trial) -> float:
-        """Mean loss over the held-out batches, always the same: that of training, without a cached loss's detour."""
-        import torch
-        from sentence_transformers.util import batch_to_device
-
-        from lacos_st.columns import tie_columns_
-
-        loss = build_loss(replace(trial.config, mini_batch_size=None), model)
-        total, batches = 0.0, _batches(self.held_out, self.grid.held_out_batch)
-        with torch.no_grad():
-            for batch in batches:
-                columns = [
-                    batch_to_device(model.preprocess(list(texts)), model.device) for texts in zip(*batch, strict=True)
-                ]
-                tie_columns_(columns)
-                total += float(loss(columns, None))
-        return total / len(batches)
 
     def _sts(self, model: SentenceTransformer) -> float | None:
         """Spearman x100, the best of four similarities, as the paper takes it."""
@@ -178,7 +161,7 @@ def _split(grid: Grid) -> tuple[Dataset, list[tuple[str, str]]]:
     aside_rows = 0 if grid.held_out else HELD_OUT_SPARE * grid.held_out_rows
     config = replace(config, eval_data=grid.held_out, eval_rows=aside_rows, eval_sts=grid.sts)
     rows, aside = load_rows(config)
-    held_out = _distinct(aside, grid.held_out_rows)
+    held_out = distinct_pairs(aside, grid.held_out_rows)
     if len(held_out) < grid.held_out_rows:
         where = ", ".join(grid.held_out) or "a tenth of the data"
         raise UserError(
@@ -189,8 +172,13 @@ def _split(grid: Grid) -> tuple[Dataset, list[tuple[str, str]]]:
     return rows, held_out
 
 
-def _distinct(rows: Dataset | None, wanted: int) -> list[tuple[str, str]]:
-    """The first pairs in which no sentence stands twice: a second one would be a false negative."""
+def distinct_pairs(rows: Dataset | None, wanted: int) -> list[tuple[str, str]]:
+    """The first pairs in which no sentence stands twice: a second one would be a false negative.
+
+    Args:
+        rows: of two columns; None has none.
+        wanted: how many, at most.
+    """
     seen: set[str] = set()
     found: list[tuple[str, str]] = []
     for row in rows or ():
@@ -201,5 +189,32 @@ def _distinct(rows: Dataset | None, wanted: int) -> list[tuple[str, str]]:
     return found
 
 
-def _batches(pairs: Sequence[tuple[str, str]], size: int) -> list[Sequence[tuple[str, str]]]:
-    return [pairs[start : start + size] for start in range(0, len(pairs), size)]
+def mean_loss(
+    model: SentenceTransformer, config: TrainConfig, pairs: Sequence[tuple[str, str]], *, batch_size: int
+) -> float:
+    """Mean in-batch loss over held-out pairs, in batches of a fixed size, whatever the model was trained with.
+
+    The number of negatives is in the loss: only losses of one batch size, on the same pairs, can be compared.
+
+    Args:
+        model: not in training.
+        config: of its training: temperature and directions; without a cached loss's detour.
+        pairs: held out.
+        batch_size: of each batch but a smaller last one.
+    """
+    import torch
+    from sentence_transformers.util import batch_to_device
+
+    from lacos_st.columns import tie_columns_
+
+    loss = build_loss(replace(config, mini_batch_size=None), model)
+    batches = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
+    total = 0.0
+    with torch.no_grad():
+        for batch in batches:
+            columns = [
+                batch_to_device(model.preprocess(list(texts)), model.device) for texts in zip(*batch, strict=True)
+            ]
+            tie_columns_(columns)
+            total += float(loss(columns, None))
+    return total / len(batches)

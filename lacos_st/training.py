@@ -174,21 +174,21 @@ def _within_memory(config: TrainConfig, shape: ModelShape, rows: Dataset) -> Tra
     from lacos_st.recipe.machine import available_bytes
 
     device = "cuda" if torch.cuda.is_available() and not config.cpu else "cpu"
-    sides = _lengths(resolve(config.base), rows, most=config.max_seq_length, **_hub(config))
+    sides = sampled_lengths(config, rows)
     available = available_bytes(device)
     if available is not None and device == "cpu":
         available //= ranks.on_this_machine()
     return checked(config, shape, sides, device=device, available=available)
 
 
-def _lengths(path: str, rows: Dataset, *, most: int | None, **hub: str) -> list[list[int]]:
-    """Tokens of the sentences in the first rows, which come shuffled, column by column."""
+def sampled_lengths(config: TrainConfig, rows: Dataset) -> list[list[int]]:
+    """Tokens of the sentences in the first rows, which come shuffled, column by column, cut off as in training."""
     from lacos_st.loading import read_tokenizer
 
-    tokenizer = read_tokenizer(path, **hub)
+    tokenizer = read_tokenizer(resolve(config.base), **_hub(config))
     sample = rows[:SAMPLED_ROWS]
     columns = [column for column in sample.values() if isinstance(column[0], str)]
-    limit = min(most or tokenizer.model_max_length, tokenizer.model_max_length)
+    limit = min(config.max_seq_length or tokenizer.model_max_length, tokenizer.model_max_length)
     return [[min(len(ids), limit) for ids in tokenizer(texts, verbose=False).input_ids] for texts in columns]
 
 
