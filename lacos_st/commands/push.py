@@ -30,5 +30,7 @@ def add(commands: Any) -> None:
     parser.add_argument("repository", metavar="REPO", help="OWNER/NAME on the hub; made if it is not there")
     parser.add_argument("--private", action="store_true", help="a new repository is seen by its owners alone")
     parser.add_argument("--exist-ok", action="store_true", help="the repository may be there: its files are replaced")
-    parser.add_argument("--results", metavar="FILE", help="results.json of lacos-st evaluate, for a card to be filled in")
+    parser.add_argument(
+        "--results", metavar="FILE", help="results.json of lacos-st evaluate, for a card to be filled in"
+    )
     parser.add_argument("--license", metavar="ID", help="for a card to be filled in, such as apache-2.0")

@@ -12,7 +12,7 @@ from lacos_st.atomic import write_text
 from lacos_st.errors import UserError
 from lacos_st.export.fidelity import Fidelity
 from lacos_st.export.merged import check_folder_embeds, write_weights
-from lacos_st.export.plain import TOKENIZER_FILES, write_modules
+from lacos_st.export.plain import write_modules, write_tokenizer
 from lacos_st.export.saved import SavedModel
 from lacos_st.folder import read_json
 from lacos_st.gguf import is_gguf
@@ -47,9 +47,7 @@ def write_adapter(saved: SavedModel, folder: Path, *, dtype: torch.dtype, traine
     if trained:
         (base := folder / BASE_FOLDER).mkdir()
         write_weights(saved, base, dtype=dtype, trained=True, with_adapter=False)
-        for name in TOKENIZER_FILES:
-            if (saved.folder / name).is_file():
-                shutil.copy(saved.folder / name, base / name)
+        write_tokenizer(saved, base)
     for file in (saved.folder / ADAPTER_FOLDER).iterdir():
         shutil.copy(file, folder / file.name)
     write_modules(saved, folder)

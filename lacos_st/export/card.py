@@ -188,8 +188,9 @@ def _scores(facts: Facts) -> str:
         if average["max"] is not None:
             cells = [f"{average['cosine']:.2f}", f"{average['max']:.2f}"]
             rows.append([f"**{label}** ({len(average['tasks'])} tasks)", "", "", *cells])
-    return "Spearman x100, of the trained model; the best of cosine, Manhattan, Euclidean and dot is the paper's.\n\n" + (
-        markdown_table(rows)
+    return (
+        "Spearman x100, of the trained model; the best of cosine, Manhattan, Euclidean and dot is the paper's.\n\n"
+        + (markdown_table(rows))
     )
 
 

@@ -104,7 +104,9 @@ def read_facts(saved: SavedModel, *, results: str | None = None, license: str | 
     files = [folder / CONFIG_FILE for folder in (saved.folder, saved.folder.parent)]
     file = next((file for file in files if file.is_file()), None)
     config = None if file is None else TrainConfig.from_yaml(file).resolved()
-    log = next((path for part in (saved.folder, *saved.folder.parents[:2]) if (path := part / LOG_FILE).is_file()), None)
+    log = next(
+        (path for part in (saved.folder, *saved.folder.parents[:2]) if (path := part / LOG_FILE).is_file()), None
+    )
     steps = None if log is None else max((int(row["step"]) for row in read_log(log) if "step" in row), default=None)
     read = [_source(name, config) for name in config.data] if config else []
     lengths = _lengths(saved.folder, [rows for _, rows in read if rows])
@@ -127,7 +129,8 @@ def read_facts(saved: SavedModel, *, results: str | None = None, license: str | 
 def _source(name: str, config: TrainConfig) -> tuple[Source, list[str]]:
     """A source, and sentences of its first rows."""
     path = Path(name).expanduser()
-    shown = path.name if path.exists() else name
+    is_path = path.exists() or path.is_absolute() or bool(path.suffix) or name.startswith((".", "~"))
+    shown = path.name if is_path else name
     word = max((word for word in LICENCES if word in shown.lower()), key=len, default=None)
     licence = None if word is None else f"{LICENCES[word]} (by its name)"
     if not path.exists():

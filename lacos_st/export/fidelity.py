@@ -58,7 +58,9 @@ class Fidelity:
 
     def __str__(self) -> str:
         text = f"{self.float32:.6f} in float32"
-        return text if self.own is None or self.own_dtype == "float32" else f"{text}, {self.own:.6f} in {self.own_dtype}"
+        return (
+            text if self.own is None or self.own_dtype == "float32" else f"{text}, {self.own:.6f} in {self.own_dtype}"
+        )
 
 
 def fidelity(module: Any, expected: torch.Tensor) -> Fidelity:
@@ -92,9 +94,13 @@ def least_cosine(found: torch.Tensor, expected: torch.Tensor) -> float:
 def _one_layer_at_a_time(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
     """Have each layer compute in `dtype` (None: its own), and give back the pages of its mapped weights after it.
 
-    Of an embedding only the rows that are looked up are read.
+    Of an embedding only the rows that are looked up are read. Adapters are cast beforehand, as peft looks at their
+    dtype before it calls them.
     """
     handles = []
+    adapters = {p: p.data for name, p in model.named_parameters() if ".lora_" in name and dtype is not None}
+    for parameter, data in adapters.items():
+        parameter.data = data.to(dtype)
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> Any:
         kept = {name: parameter.data for name, parameter in module.named_parameters(recurse=False)}
@@ -113,16 +119,18 @@ def _one_layer_at_a_time(model: nn.Module, dtype: torch.dtype | None) -> Iterato
     def after(module: nn.Module, args: Any, result: Any) -> None:
         for name, data in module.__dict__.pop("_kept").items():
             getattr(module, name).data = data
-            if dtype is not None and not isinstance(module, nn.Embedding):
+            if not isinstance(module, nn.Embedding):  # of which a few rows were read
                 release_pages(data)
         if "_padding" in module.__dict__:
-            module.padding_idx = module.__dict__.pop("_padding")  # type: ignore[assignment]
+            module.padding_idx = module.__dict__.pop("_padding")
 
-    for module in model.modules():
-        if next(module.parameters(recurse=False), None) is not None:
+    for name, module in model.named_modules():
+        if ".lora_" not in name and next(module.parameters(recurse=False), None) is not None:
             handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+        for parameter, data in adapters.items():
+            parameter.data = data

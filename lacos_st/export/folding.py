@@ -1,5 +1,6 @@
 """`Folding`: every weight of a plain model in its turn, base plus adapter, a few rows at a time; the base hashed on
-the way."""
+the way.
+"""
 
 from __future__ import annotations
 
@@ -69,9 +70,7 @@ class Folding:
             storable = storable_layers(model, skip=[*quantization.skip, *UNUSED])
             self._blocks = {name: (quantization.block_size, quantization.code) for name, _ in storable}
         self._names = sorted(
-            part
-            for name in self._state
-            for part in (self._parts(name) if not self._stored else (name,))
+            part for name in self._state for part in (self._parts(name) if not self._stored else (name,))
         )
         self.slots = [slot for name in self._names if (slot := self._slot(name)) is not None]
         if low_rank is not None:

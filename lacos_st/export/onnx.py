@@ -6,6 +6,7 @@ transformers above 4.57, and this package none below 5.17 (2026-11-21: optimum-o
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,7 +120,13 @@ def _run(file: Path, features: dict[str, torch.Tensor]) -> torch.Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch's exporter warns of its own deprecated calls, and of names of axes that stand twice."""
+    """Torch's exporter warns of its own deprecated calls, of names of axes that stand twice, and of torchvision."""
+    theirs = logging.getLogger("torch.onnx")
+    level = theirs.level
+    theirs.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        finally:
+            theirs.setLevel(level)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from sentence_transformers.base.modules.transformer import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from transformers import PreTrainedConfig
+from transformers import AutoTokenizer, PreTrainedConfig
 
 from lacos_st.export.saved import POOLING, SavedModel
 from lacos_st.folder import read_json
@@ -19,13 +19,17 @@ from lacos_st.unfinished import MODULES_FILE
 
 OPTIONS_FILE = "sentence_bert_config.json"
 SETTINGS_FILE = "config_sentence_transformers.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "tokenizer.json", TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "chat_template.jinja",
     "processor_config.json", "preprocessor_config.json",
 )  # fmt: skip
 OLD_OPTIONS = ("max_seq_length", "do_lower_case")
 """Options of a module that sentence-transformers reads beside `config_keys`."""
+
+TOKENIZER_CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}
+"""transformers 5's name of the class, and the one by which transformers 4 knows it too."""
 
 OURS_IN_CONFIG = ("quantization_config", "alibi")
 
@@ -39,10 +43,24 @@ def write_modules(saved: SavedModel, folder: Path) -> None:
     options: dict[str, Any] = read_json(saved.folder / OPTIONS_FILE)
     known = (*Transformer.config_keys, *OLD_OPTIONS)
     _write_json(folder / OPTIONS_FILE, {name: value for name, value in options.items() if name in known})
-    for name in (SETTINGS_FILE, *TOKENIZER_FILES):
+    if (saved.folder / SETTINGS_FILE).is_file():
+        shutil.copy(saved.folder / SETTINGS_FILE, folder / SETTINGS_FILE)
+    write_tokenizer(saved, folder)
+    _write_json(folder / MODULES_FILE, entries)
+
+
+def write_tokenizer(saved: SavedModel, folder: Path) -> None:
+    """Copy the tokenizer's files; class and inputs are named so that transformers 4 reads the same tokenizer."""
+    for name in TOKENIZER_FILES:
         if (saved.folder / name).is_file():
             shutil.copy(saved.folder / name, folder / name)
-    _write_json(folder / MODULES_FILE, entries)
+    if (file := folder / TOKENIZER_CONFIG).is_file():
+        content = read_json(file)
+        if (kind := content.get("tokenizer_class")) in TOKENIZER_CLASSES:
+            content["tokenizer_class"] = TOKENIZER_CLASSES[kind]
+        # by default transformers 4 adds token_type_ids, which a decoder does not take
+        content.setdefault("model_input_names", AutoTokenizer.from_pretrained(folder).model_input_names)
+        _write_json(file, content)
 
 
 def write_config(config: PreTrainedConfig, folder: Path, *, architecture: str, dtype: torch.dtype) -> None:
