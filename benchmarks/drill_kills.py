@@ -1,4 +1,4 @@
-"""Kills at random moments: of training, of saving, of exporting, of replacing a model, of writing a report, of encoding."""
+"""Kills at random moments: of training, saving, exporting, replacing a model, writing a report, encoding."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from typing import Any
 from lacos_st.data import load_nli, load_pairs
 from lacos_st.errors import UserError
 from lacos_st.export.saved import SavedModel
-from lacos_st.recipe.bill import SIDES, bill_of
+from lacos_st.recipe.activations import SIDES
+from lacos_st.recipe.bill import bill_of
 from lacos_st.recipe.job import Job
 from lacos_st.recipe.shapes import shape_of
 from lacos_st.runs import read_log

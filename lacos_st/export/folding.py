@@ -1,5 +1,6 @@
-"""`Folding`: every weight of a plain model in its turn, base plus adapter, a few rows at a time; the base hashed on
-the way.
+"""`Folding`: every weight of a plain model in its turn, base plus adapter, a few rows at a time.
+
+The base is hashed on the way.
 """
 
 from __future__ import annotations
