@@ -14,6 +14,12 @@ from lacos_st.options import build_options
 OPTIONS = {field.name: field for field in dataclasses.fields(ExportOptions)}
 GIB = 2**30
 
+EXAMPLES = (
+    "lacos-st export run/model plain",
+    "lacos-st export run/model adapter --format adapter",
+    "lacos-st export run/model graph --format onnx --results results/",
+)
+
 
 def export(arguments: argparse.Namespace) -> None:
     """Write a trained model in a form that other libraries load without this one, and compare the two."""
@@ -37,7 +43,7 @@ def export(arguments: argparse.Namespace) -> None:
 
 def add(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = add_command(commands, "export", export)
+    parser = add_command(commands, "export", export, examples=EXAMPLES)
     hints = typing.get_type_hints(ExportOptions)
     for name, field in OPTIONS.items():
         default = "" if field.default in (None, dataclasses.MISSING, False) else f" [{field.default}]"

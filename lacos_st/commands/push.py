@@ -7,6 +7,8 @@ from typing import Any
 
 from lacos_st.commands.parsing import add_command
 
+EXAMPLES = ("lacos-st push plain me/encoder --private",)
+
 
 def push(arguments: argparse.Namespace) -> None:
     """Upload a saved or exported model's folder to the hub, with its model card filled in."""
@@ -25,7 +27,7 @@ def push(arguments: argparse.Namespace) -> None:
 
 def add(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = add_command(commands, "push", push)
+    parser = add_command(commands, "push", push, examples=EXAMPLES)
     parser.add_argument("model", metavar="MODEL", help="folder that lacos-st export or save_pretrained wrote")
     parser.add_argument("repository", metavar="REPO", help="OWNER/NAME on the hub; made if it is not there")
     parser.add_argument("--private", action="store_true", help="a new repository is seen by its owners alone")
