@@ -1,9 +1,8 @@
-"""Kills at random moments of training, saving and encoding, full and read-only disks, a base that is gone.
+"""Kills at random moments of training, saving, exporting and encoding, full and read-only disks, a base that is gone.
 
 After each, the next start goes on and ends bit-equal to the run that was never stopped, or says exactly what is wrong:
-`python -m benchmarks.crash_drill` (200 kills), `--quick` (a dozen, for CI). There is no export command: saving a model,
-every second time with its base in it, stands for exporting. A SIGKILL ends a process, not the machine: what the disk's
-cache would lose with the power is not drilled; files are flushed before they are renamed.
+`python -m benchmarks.crash_drill` (200 kills), `--quick` (a dozen, for CI). A SIGKILL ends a process, not the machine:
+what the disk's cache would lose with the power is not drilled; files are flushed before they are renamed.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from benchmarks import doomed, drill_kills
 from benchmarks.drill import Drill, Tally
 from benchmarks.rows import append
 
-FULL = {"training": 110, "saving": 40, "replacing": 20, "reporting": 10, "encoding": 20}
-QUICK = {"training": 4, "saving": 2, "replacing": 2, "reporting": 1, "encoding": 3}
+FULL = {"training": 100, "saving": 30, "exporting": 20, "replacing": 20, "reporting": 10, "encoding": 20}
+QUICK = {"training": 4, "saving": 2, "exporting": 2, "replacing": 2, "reporting": 1, "encoding": 3}
 
 
 def fill_disk(drill: Drill, *, shares: Sequence[float] = (0.02, 0.3, 0.6, 0.9)) -> None:
@@ -106,6 +105,7 @@ def _mount(*arguments: str) -> bool:
 def run_all(*, seed: int, quick: bool) -> Tally:
     """All parts, in a temporary folder."""
     import lacos_st.corpus.run  # all that the children need: a fork then starts at once
+    import lacos_st.export.run
     import lacos_st.models
     import lacos_st.trainer
     import lacos_st.training
@@ -119,6 +119,7 @@ def run_all(*, seed: int, quick: bool) -> Tally:
             Drill.prepare,
             drill_kills.kill_training,
             drill_kills.kill_saving,
+            drill_kills.kill_exporting,
             drill_kills.kill_replacing,
             drill_kills.kill_reporting,
             drill_kills.kill_encoding,

@@ -22,7 +22,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 """Runs by name: LoRA over 8 bits, the best checkpoint loaded at the end; the same without; all weights trained."""
 
-PARTS = ("training", "saving", "replacing", "reporting", "encoding")
+PARTS = ("training", "saving", "exporting", "replacing", "reporting", "encoding")
 LEFTOVERS = (".new", ".old")
 
 

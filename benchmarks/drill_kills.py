@@ -1,4 +1,4 @@
-"""Kills at random moments: of training, of saving, of replacing a model, of writing a report, of encoding."""
+"""Kills at random moments: of training, saving, exporting, replacing a model, writing a report, encoding."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from benchmarks.drill import WAYS, Drill
 from benchmarks.lengths import word
 
 KILLS_PER_RUN = 4
+EXPORTS = ("merged", "adapter")
 SENTENCES = [f"{word(3)} {word(7)}", word(11), f"{word(2)} {word(30)} {word(4)} {word(9)}"]
 REPORT_ROWS = 20_000
 CORPUS_ROWS, SHARD_ROWS = 600, 20
@@ -93,6 +94,45 @@ def _save_again_and_again(source: Path, place: Path, *, self_contained: bool) ->
     place.mkdir()
     for number in range(10_000):
         model.save_pretrained(str(place / str(number)))
+
+
+def kill_exporting(drill: Drill) -> None:
+    """`lacos-st export --overwrite` into one folder, again and again: what stands there is a whole export."""
+    place = drill.folder / "exports"
+    place.mkdir()
+    whole = {}
+    for form in EXPORTS:
+        assert drill.run(partial(_export, drill.folder, f"whole-{form}", form)).value == 0
+        whole[form] = _contents(place / f"whole-{form}")
+    for number in range(drill.counts["exporting"]):
+        form = EXPORTS[number % len(EXPORTS)]
+        kill = doomed.while_writing(place, drill.draw, times=1, within=drill.draw.choice((0.02, 0.5)))
+        killed = drill.run(partial(_export_again_and_again, drill.folder, form), kill).killed
+        drill.tally.kills["exporting"] += killed
+        drill.count_writing(place)
+        drill.tally.resumes += drill.run(partial(_export, drill.folder, "out", form)).value == 0
+        found = _contents(place / "out")
+        drill.tally.whole_files_checked += len(found)
+        if found != whole[form] or any(path.name.startswith(".") for path in place.iterdir()):
+            drill.tally.corrupted(f"{place / 'out'} is not the whole export ({form})")
+    shutil.rmtree(place)
+
+
+def _export(folder: Path, name: str, form: str) -> int:
+    from lacos_st.cli import main
+
+    model = str(folder / "whole-last" / "model")
+    return main(["export", model, str(folder / "exports" / name), "--format", form, "--overwrite"])
+
+
+def _export_again_and_again(folder: Path, form: str) -> None:
+    for _ in range(10_000):
+        _export(folder, "out", form)
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Of all files; a card names no folder of the machine, so two exports are equal."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def kill_replacing(drill: Drill) -> None:

@@ -38,6 +38,9 @@ PROBE_TOLERANCE = {True: 1e-4, False: 5e-2}
 """Largest relative L2 difference of a probe's embedding: in the dtype it was saved in, and in another one.
 Float32 on other hardware or threads differs by about 1e-6; bfloat16 against float32 by about 1e-2."""
 
+HASHED_VALUES = 2**22
+"""Values that are copied as float32 at a time to be hashed: 16 MiB."""
+
 LIBRARIES = ("lacos-st", "sentence-transformers", "torch", "transformers", "peft", "bitsandbytes")
 
 
@@ -183,12 +186,18 @@ def adapter_hash(model: nn.Module) -> str:
 
 
 def check_adapter_hash(model: nn.Module, manifest: Manifest, folder: Path) -> None:
-    """That the adapter in `model`, read from `folder`, has the hash that the manifest names, where it names one.
+    """`compare_adapter_hash` of the adapter in `model`."""
+    if manifest.adapter_sha256 is not None:
+        compare_adapter_hash(adapter_hash(model), manifest, folder)
+
+
+def compare_adapter_hash(found: str, manifest: Manifest, folder: Path) -> None:
+    """That the adapter read from `folder` has the hash that the manifest names, where it names one.
 
     Raises:
         UserError: it has another one.
     """
-    if manifest.adapter_sha256 is not None and (found := adapter_hash(model)) != manifest.adapter_sha256:
+    if manifest.adapter_sha256 is not None and found != manifest.adapter_sha256:
         raise UserError(
             f"the adapter in {folder} is not the one that was saved: its hash is {found[:12]}..., expected "
             f"{manifest.adapter_sha256[:12]}...; a value in adapter_model.safetensors was changed. Restore the file, "
@@ -200,10 +209,16 @@ def tensors_hash(tensors: dict[str, torch.Tensor]) -> str:
     """SHA-256 (hex) of tensors and their names, in the order of these; floats count as float32."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        plain = tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
-        digest.update(name.encode())
-        digest.update(plain.cpu().contiguous().view(torch.uint8).numpy().data)
+        add_to_hash(digest, name, tensor)
     return digest.hexdigest()
+
+
+def add_to_hash(digest: Any, name: str, tensor: torch.Tensor) -> None:
+    """One tensor of `tensors_hash`, to be called in the order of the names; a slab of it is copied at a time."""
+    digest.update(name.encode())
+    for part in tensor.detach().contiguous().view(-1).split(HASHED_VALUES):
+        plain = part.float() if part.is_floating_point() else part
+        digest.update(plain.cpu().view(torch.uint8).numpy().data)
 
 
 def write_probes(embeddings: torch.Tensor, folder: Path) -> None:

@@ -16,9 +16,11 @@ from lacos_st.commands import (
     doctor,
     encode,
     evaluate,
+    export,
     fit,
     memory,
     plan,
+    push,
     quantization,
     serve,
     sweep,
@@ -27,7 +29,23 @@ from lacos_st.commands import (
 from lacos_st.commands.parsing import Parser, add_logging
 from lacos_st.errors import UserError
 
-COMMANDS = (train, evaluate, encode, serve, memory, cost, quantization, plan, sweep, fit, demo, doctor, completion)
+COMMANDS = (
+    train,
+    evaluate,
+    encode,
+    export,
+    push,
+    serve,
+    memory,
+    cost,
+    quantization,
+    plan,
+    sweep,
+    fit,
+    demo,
+    doctor,
+    completion,
+)
 TOUR = """a tour:
   lacos-st doctor                                             what works on this machine
   lacos-st demo --quick                                       everything once, offline
@@ -35,6 +53,7 @@ TOUR = """a tour:
   lacos-st train --base bloom-nano --data pairs.tsv --output run
   lacos-st evaluate run/model bloom-nano --data DIR           scores side by side
   lacos-st encode run/model sentences.tsv vectors --column 1  a corpus to embeddings
+  lacos-st export run/model plain                             for other libraries, merged
   lacos-st serve run/model                                    an OpenAI-compatible API, and a page to try it
   lacos-st plan --flops 1e17                                  which base, data and method a budget buys
 

@@ -103,10 +103,40 @@ def load_base(
         **options: of transformers' `from_pretrained`.
 
     Raises:
+        UserError: see `open_base`.
+    """
+    stored = stored_quantization(config)
+    model, file = open_base(path, config, quantization=quantization, **options)
+    sha256 = with_file_hash(base_hash(model), file)
+    if quantization is None and stored is not None:
+        model.dequantize(dtype=dtype if isinstance(dtype, torch.dtype) else None)
+        model.requires_grad_(True)
+        stored = None
+    if isinstance(dtype, torch.dtype):
+        nn.Module.to(model, dtype=dtype)
+    return LoadedBase(model, sha256, stored or quantization)
+
+
+def open_base(
+    path: str, config: PreTrainedConfig, *, quantization: Blockwise8bitConfig | None, **options: Any
+) -> tuple[Any, Path | None]:
+    """A base model as its files hold it, but for the layers that are to be stored in 8 bits.
+
+    What is not quantised here is not copied: the tensors of safetensors files are mapped, and read when they are used.
+
+    Args:
+        path: hub name, folder or GGUF file.
+        config: the base's own configuration.
+        quantization: how to store float weights; None leaves all as it is stored.
+        **options: of transformers' `from_pretrained`.
+
+    Returns:
+        The model (`LoadedBase.model`), and the GGUF file that it was read from; None for safetensors.
+
+    Raises:
         UserError: the weights cannot be read, are incomplete, or stored in somebody else's 8- or 4-bit format.
     """
-    stored = _stored_quantization(config)
-    if stored is None and quantization is not None:
+    if stored_quantization(config) is None and quantization is not None:
         options["quantization_config"] = quantization
     is_bloom = config.model_type == "bloom"
     # what config.json says of it could name a kernel on the hub; nor is code or a pickle of the folder opened
@@ -143,16 +173,15 @@ def load_base(
             f"the weights of {path!r} are incomplete: {len(missing)} tensors are missing ({', '.join(missing[:2])}), "
             f"{len(report['mismatched_keys'])} have another shape"
         )
-    sha256 = base_hash(model)
-    if file is not None:  # its metadata make the model too, and rounding to 8 bits hides some changes of a weight
-        sha256 = hashlib.sha256(f"{sha256} {gguf.file_hash(file)}".encode()).hexdigest()
-    if quantization is None and stored is not None:
-        model.dequantize(dtype=dtype if isinstance(dtype, torch.dtype) else None)
-        model.requires_grad_(True)
-        stored = None
-    if isinstance(dtype, torch.dtype):
-        nn.Module.to(model, dtype=dtype)
-    return LoadedBase(model, sha256, stored or quantization)
+    return model, file
+
+
+def with_file_hash(sha256: str, file: Path | None) -> str:
+    """The hash of a base that was read from a GGUF file: of its tensors and of the file; None: of its tensors alone.
+
+    A GGUF file's metadata make the model too, and rounding to 8 bits hides some changes of a weight.
+    """
+    return sha256 if file is None else hashlib.sha256(f"{sha256} {gguf.file_hash(file)}".encode()).hexdigest()
 
 
 def read_named_base(path: str, **hub: Any) -> PreTrainedConfig:
@@ -236,7 +265,7 @@ def _check_described(config: PreTrainedConfig, shapes: dict[str, tuple[int, ...]
     return model
 
 
-def _stored_quantization(config: PreTrainedConfig) -> Blockwise8bitConfig | None:
+def stored_quantization(config: PreTrainedConfig) -> Blockwise8bitConfig | None:
     """How a checkpoint in our format is stored; None for a float one."""
     stored = getattr(config, "quantization_config", None)
     if stored is None:

@@ -86,7 +86,7 @@ class _Quantize(ConversionOps):
             prefix = name.removesuffix(".weight")
             layer = model.get_submodule(prefix)
             assert isinstance(layer, Stored8bit)
-            codes, absmax = _quantize_and_release(tensor, block_size=layer.block_size, code=layer.code, name=name)
+            codes, absmax = quantize_and_release(tensor, block_size=layer.block_size, code=layer.code, name=name)
             stored[f"{prefix}.codes"], stored[f"{prefix}.absmax"] = codes, absmax
             own_parameters(layer).pop("weight", None)
             if missing_keys is not None:
@@ -94,7 +94,7 @@ class _Quantize(ConversionOps):
         return stored
 
 
-def _quantize_and_release(
+def quantize_and_release(
     tensor: torch.Tensor, *, block_size: int, code: str, name: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`quantize`, a few rows at a time, given back once read: a float table of 2 GB is never resident as a whole."""

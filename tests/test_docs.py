@@ -98,7 +98,9 @@ def test_a_readme_without_markers_is_refused() -> None:
         readme.rewrite("no markers")
 
 
-@pytest.mark.parametrize("name", ["bases.md", "encode.md", "formats.md", "design.md", "promises.md", "versions.md"])
+@pytest.mark.parametrize(
+    "name", ["bases.md", "encode.md", "export.md", "formats.md", "design.md", "promises.md", "versions.md"]
+)
 def test_documents_name_files_that_exist(name: str) -> None:
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
     named = set(re.findall(r"`(?:\w+/)*(\w+\.py)`", text))

@@ -13,7 +13,7 @@ import pytest
 import lacos_st
 
 ROOT = Path(lacos_st.__file__).parent
-FOLDERS = ("commands", "corpus", "leaderboard", "recipe", "serve")
+FOLDERS = ("commands", "corpus", "export", "leaderboard", "recipe", "serve")
 FILES = {path.stem: path for path in sorted(ROOT.glob("*.py"))}
 """By name: "cli", "recipe.cost"; a folder's own __init__ by the folder's name, "recipe"."""
 for folder in FOLDERS:
@@ -133,6 +133,7 @@ ALLOWED = {
     "corpus.pool": set(),
     "corpus.progress": set(),
     "corpus.encoder": {"checkpoint", "corpus.options", "errors", "models"},
+<<<<<<< HEAD
     "leaderboard": set(),
     "leaderboard.metadata": {
         "checkpoint",
@@ -146,6 +147,38 @@ ALLOWED = {
     },
     "leaderboard.tasks": {"errors", "leaderboard.metadata", "sts"},
     "leaderboard.results": {"atomic", "errors"},
+=======
+    "export": set(),
+    "export.options": {"errors", "options"},
+    "export.saved": {"checkpoint", "embedded", "errors", "folder", "loading", "quantizer", "unfinished"},
+    "export.low_rank": {"checkpoint", "errors", "folder"},
+    "export.folding": {
+        "blockwise",
+        "checkpoint",
+        "errors",
+        "export.low_rank",
+        "linear",
+        "pages",
+        "quantizer",
+        "stored",
+    },
+    "export.shards": {"errors", "export.folding", "folder"},
+    "export.plain": {"export.saved", "folder", "unfinished"},
+    "export.fidelity": {"errors", "pages", "probes"},
+    "export.merged": {
+        "bloom",
+        "export.fidelity",
+        "export.folding",
+        "export.low_rank",
+        "export.plain",
+        "export.saved",
+        "export.shards",
+        "gguf",
+        "loading",
+        "probes",
+        "transformer",
+    },
+>>>>>>> export7
 }
 MODULES = {"blockwise", "linear", "quantizer", "attention", "bloom", "adapters", "checkpoint", "transformer", "pooling"}
 """The files that make up a model: data and scores know nothing of them."""
