@@ -23,6 +23,7 @@ EXTRAS = {
     "mteb": "lacos-st evaluate --mteb",
     "plot": "plots",
     "ray": "lacos-st encode --ray",
+    "onnx": "lacos-st export --format onnx",
     "serve": "lacos-st serve",
     "completion": "lacos-st completion",
 }

@@ -133,7 +133,6 @@ ALLOWED = {
     "corpus.pool": set(),
     "corpus.progress": set(),
     "corpus.encoder": {"checkpoint", "corpus.options", "errors", "models"},
-<<<<<<< HEAD
     "leaderboard": set(),
     "leaderboard.metadata": {
         "checkpoint",
@@ -147,7 +146,6 @@ ALLOWED = {
     },
     "leaderboard.tasks": {"errors", "leaderboard.metadata", "sts"},
     "leaderboard.results": {"atomic", "errors"},
-=======
     "export": set(),
     "export.options": {"errors", "options"},
     "export.saved": {"checkpoint", "embedded", "errors", "folder", "loading", "quantizer", "unfinished"},
@@ -178,7 +176,6 @@ ALLOWED = {
         "probes",
         "transformer",
     },
->>>>>>> export7
 }
 MODULES = {"blockwise", "linear", "quantizer", "attention", "bloom", "adapters", "checkpoint", "transformer", "pooling"}
 """The files that make up a model: data and scores know nothing of them."""
