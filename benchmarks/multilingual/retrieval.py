@@ -44,7 +44,7 @@ def load_pair(data: Path, language: str, limit: int) -> tuple[list[str], list[st
     return first[:limit], second[:limit]
 
 
-def measure(model: SentenceTransformer, foreign: list[str], english: list[str], *, batch_size: int) -> dict[str, float]:
+def measure(model: SentenceTransformer, foreign: list[str], english: list[str], *, batch_size: int) -> dict[str, Any]:
     """Accuracy in both directions, in percent: from English to the language, and back."""
     evaluator = TranslationEvaluator(english, foreign, batch_size=batch_size, write_csv=False)
     found = evaluator(model)
