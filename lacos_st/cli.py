@@ -94,6 +94,9 @@ def hush() -> None:
     logging.getLogger("lacos_st").setLevel(logging.ERROR)
     os.environ.update(TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # it was imported with the package, before these variables were set
 
 
 def main(argv: Sequence[str] | None = None) -> int:

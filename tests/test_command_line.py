@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from transformers.utils.logging import enable_progress_bar
 
 from lacos_st import blockwise, doctor
 from lacos_st.cli import COMMANDS, TOUR, build_parser, main
@@ -34,6 +35,7 @@ def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setenv(name, os.environ.get(name, ""))  # put back afterwards
     monkeypatch.setenv("TQDM_DISABLE", os.environ.get("TQDM_DISABLE", ""))
     yield
+    enable_progress_bar()
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
 
@@ -124,6 +126,8 @@ def test_a_quiet_run_prints_its_result_alone(folder: Path, capsys: pytest.Captur
     assert shown.out.startswith("8 rows, 2 steps in")
     assert shown.out.count("\n") == 1
     assert "loss" not in shown.err and "memory:" not in shown.err
+    for bar in ("Loading weights", "Writing model shards", "it/s"):
+        assert bar not in shown.err
 
 
 def test_quiet_hides_no_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
