@@ -56,7 +56,7 @@ def test_a_search_finds_the_nearest_sentences(name: str, model: str) -> None:
     assert importlib.import_module(name).search(model) == wanted
 
 
-def test_clusters_are_those_of_equal_sentences(model: str) -> None:
+def test_every_sentence_has_a_cluster(model: str) -> None:
     pytest.importorskip("sklearn")
     sentences = importlib.import_module("sentences")
     found = importlib.import_module("clusters").clusters(model)
