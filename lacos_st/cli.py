@@ -6,7 +6,8 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 
 from lacos_st.commands import (
@@ -62,6 +63,12 @@ same command. lacos-st COMMAND --help shows the options and examples of each.
 
 exit status: 0 done; 2 something that you can mend, named in one line on standard error; 130 interrupted (Ctrl-C);
 1 a defect of lacos-st itself, with a traceback."""
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+}
 USER_ERROR = 2  # exit status of whatever the user can mend, as argparse has it
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 SHOWN_NAME = 200  # characters of a path in a message
@@ -88,15 +95,27 @@ def _version() -> str:
         return "(not installed)"
 
 
-def hush() -> None:
-    """Let nothing be logged below errors, and no library show a bar of progress, in this process and its children."""
-    logging.getLogger().setLevel(logging.ERROR)
-    logging.getLogger("lacos_st").setLevel(logging.ERROR)
-    os.environ.update(TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
-    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
-    from transformers.utils.logging import disable_progress_bar
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Nothing is logged below errors and no library shows a bar of progress, here and in processes started then."""
+    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
+    loggers = [logging.getLogger(), logging.getLogger("lacos_st")]
+    levels = [logger.level for logger in loggers]
+    before, bars = {name: os.environ.get(name) for name in QUIET}, is_progress_bar_enabled()
+    os.environ.update(QUIET)
     disable_progress_bar()  # it was imported with the package, before these variables were set
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        if bars:
+            enable_progress_bar()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,9 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = build_parser().parse_args(argv, argparse.Namespace(verbose=False, quiet=False))
         logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
         logging.getLogger("lacos_st").setLevel(logging.INFO if arguments.verbose else logging.WARNING)
-        if arguments.quiet:
-            hush()
-        arguments.run(arguments)
+        with hushed() if arguments.quiet else nullcontext():
+            arguments.run(arguments)
     except UserError as error:
         print(f"lacos-st: error: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR

@@ -10,34 +10,17 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny
 import torch
-from transformers.utils.logging import enable_progress_bar
+from transformers.utils.logging import is_progress_bar_enabled
 
 from lacos_st import blockwise, doctor
 from lacos_st.cli import COMMANDS, TOUR, build_parser, main
 from lacos_st.commands import completion
 
 NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`main` changes levels for the process, and --quiet its environment."""
-    loggers = [
-        logging.getLogger(name) for name in ("", *logging.root.manager.loggerDict) if "lacos" in name or not name
-    ]
-    levels = [logger.level for logger in loggers]
-    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))  # put back afterwards
-    monkeypatch.setenv("TQDM_DISABLE", os.environ.get("TQDM_DISABLE", ""))
-    yield
-    enable_progress_bar()
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
 
 
 def examples() -> list[str]:
@@ -128,6 +111,15 @@ def test_a_quiet_run_prints_its_result_alone(folder: Path, capsys: pytest.Captur
     assert "loss" not in shown.err and "memory:" not in shown.err
     for bar in ("Loading weights", "Writing model shards", "it/s"):
         assert bar not in shown.err
+
+
+def test_a_quiet_run_leaves_the_process_as_it_was(folder: Path) -> None:
+    before = (dict(os.environ), logging.getLogger().level, is_progress_bar_enabled())
+    assert train(folder, "--quiet") == 0
+    assert (dict(os.environ), logging.getLogger().level, is_progress_bar_enabled()) == before
+    assert logging.getLogger("lacos_st").level == logging.WARNING  # as of any run
+    assert main(["train", "-q", "--base", "nowhere/at-all", "--data", "x", "--output", str(folder / "no")]) == 2
+    assert (dict(os.environ), logging.getLogger().level, is_progress_bar_enabled()) == before
 
 
 def test_quiet_hides_no_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
