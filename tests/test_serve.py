@@ -300,6 +300,23 @@ def test_waiting_texts_are_encoded_together_and_in_order() -> None:
         batcher.submit(["1"])
 
 
+def test_whoever_has_an_answer_finds_it_counted() -> None:
+    counted: list[int] = []
+    waiting: list[int] = []
+
+    def slow(texts: int, _: float) -> None:
+        time.sleep(0.05)
+        counted.append(texts)
+
+    batcher = Batcher(lambda texts: np.zeros((len(texts), 1)), most=5, room=10, on_batch=slow)
+    result = batcher.submit(["a", "b"])
+    result.add_done_callback(lambda _: waiting.append(batcher.waiting))
+    result.result(30)
+    assert counted == [2]
+    batcher.close()
+    assert waiting == [0]
+
+
 def test_one_error_ends_its_batch_and_not_the_server() -> None:
     def encode(texts: list[str]) -> np.ndarray:
         if "bad" in texts:

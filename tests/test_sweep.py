@@ -12,7 +12,7 @@ import tiny
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from lacos_st.bench import Bench
+from lacos_st.bench import Bench, mean_loss
 from lacos_st.cli import main
 from lacos_st.errors import UserError
 from lacos_st.methods import build_model
@@ -194,7 +194,8 @@ def test_the_loss_is_that_of_the_definition_on_the_same_pairs(options: dict[str,
         )
         logits = 30 * a @ b.T
         losses.append((cross_entropy(logits, torch.arange(4)) + cross_entropy(logits.T, torch.arange(4))) / 2)
-    assert bench._loss(model, plan.planned[0]) == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+    found = mean_loss(model, plan.planned[0].config, bench.held_out, batch_size=4)
+    assert found == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
 
 
 @pytest.mark.usefixtures("untrained")

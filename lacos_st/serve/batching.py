@@ -112,18 +112,19 @@ class Batcher:
     def _answer(self, batch: list[_Waiting], count: int) -> None:
         wanted = [one for one in batch if one.result.set_running_or_notify_cancel()]  # a client that left is not served
         start = time.perf_counter()
+        found: np.ndarray | Exception
         try:
             found = self._encode([text for one in wanted for text in one.texts]) if wanted else np.empty((0, 0))
         except Exception as error:
-            for one in wanted:
-                one.result.set_exception(error)
-        else:
-            place = 0
-            for one in wanted:
+            found = error
+        with self._lock:  # counted before anybody has an answer, who may then ask for the counts
+            self._waiting -= count
+        if wanted and self._on_batch is not None and not isinstance(found, Exception):
+            self._on_batch(len(found), time.perf_counter() - start)
+        place = 0
+        for one in wanted:
+            if isinstance(found, Exception):
+                one.result.set_exception(found)
+            else:
                 one.result.set_result(found[place : place + len(one.texts)])
                 place += len(one.texts)
-            if wanted and self._on_batch is not None:
-                self._on_batch(place, time.perf_counter() - start)
-        finally:
-            with self._lock:
-                self._waiting -= count
