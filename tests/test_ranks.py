@@ -129,7 +129,14 @@ def test_two_processes_are_one_with_twice_the_batch(options: dict[str, Any], tmp
         {"gradient_accumulation": 2, "gather_across_devices": True, "lora_targets": ["all-linear"]},
         {"method": "full", "gather_across_devices": True, "lora_rank": None},
         {"gradient_checkpointing": True, "gather_across_devices": True},
-        {"epochs": 2, "max_steps": None, "max_rows": 64, "eval_rows": 0, "gather_across_devices": True},
+        {
+            "epochs": 2,
+            "max_steps": None,
+            "max_rows": 64,
+            "eval_rows": 0,
+            "eval_sts": None,
+            "gather_across_devices": True,
+        },
     ],
     ids=lambda changes: "-".join(changes),
 )
