@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import lengths, rows
-from lacos_st.corpus.encoder import CorpusEncoder
-from lacos_st.corpus.options import EncodeOptions
+from lacos_st.text_encoder import TextEncoder
 
 WORDS = 5000  # different ones in the texts, whose lengths are those of NLI
 
@@ -78,7 +77,7 @@ def main() -> None:
     known = [text for pair in lengths.texts(lengths.read(), words=WORDS) for text in pair]
     requests = [[chance.choice(known) for _ in range(options.texts)] for _ in range(options.requests)]
     flat = [text for texts in requests for text in texts]
-    encoder = CorpusEncoder.load(EncodeOptions(options.model, "-", "-", batch_size=options.batch_size))
+    encoder = TextEncoder.load(options.model, batch_size=options.batch_size)
     line = [sys.executable, "-m", "lacos_st", "serve", options.model, "--port", "0", "--max-waiting", "1000000"]
     line += ["--batch-size", str(options.batch_size)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}

@@ -16,6 +16,11 @@ from lacos_st.errors import UserError
 
 
 def write_text(file: Path, text: str) -> None:
+    """Write a file of UTF-8 whole or not at all, durably; see `write_bytes`."""
+    write_bytes(file, text.encode("utf-8"))
+
+
+def write_bytes(file: Path, content: bytes) -> None:
     """Write a file whole or not at all, durably; what was there before is replaced.
 
     Raises:
@@ -23,8 +28,8 @@ def write_text(file: Path, text: str) -> None:
     """
     new = _beside(file, "new")
     try:
-        with new.open("w", encoding="utf-8") as opened:
-            opened.write(text)
+        with new.open("wb") as opened:
+            opened.write(content)
             opened.flush()
             os.fsync(opened.fileno())
         new.replace(file)

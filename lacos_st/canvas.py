@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 from pathlib import Path
 from typing import Any
 
+from lacos_st.atomic import write_bytes
 from lacos_st.errors import UserError
 
 # Okabe and Ito's palette: told apart with every common colour blindness; black is left for text.
@@ -45,6 +45,6 @@ def write_canvas(canvas: Any, path: Path) -> None:
     """Save a figure as what the suffix says, in a folder that is made where it is missing."""
     check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
-        canvas.savefig(Path(scratch) / path.name, dpi=150)
-        os.replace(Path(scratch) / path.name, path)
+    drawn = io.BytesIO()
+    canvas.savefig(drawn, format=path.suffix[1:], dpi=150)
+    write_bytes(path, drawn.getvalue())

@@ -7,7 +7,7 @@ import logging
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +16,7 @@ from typing import Any
 
 from lacos_st.bench import Bench
 from lacos_st.errors import UserError
+from lacos_st.locks import hold
 from lacos_st.options import read_yaml
 from lacos_st.recipe.grid import Grid
 from lacos_st.recipe.runs_table import Run, append_run, read_runs
@@ -103,15 +104,8 @@ def _alone(table: Path, conditions: dict[str, Any]) -> Iterator[None]:
 
     table.parent.mkdir(parents=True, exist_ok=True)
     with conditions_file(table).open("a+", encoding="utf-8") as file:
-        with suppress(ImportError):  # no such locks on Windows
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"another sweep is writing to {table}: wait for it, or write to another table with --output"
-                ) from error
+        refusal = f"another sweep is writing to {table}: wait for it, or write to another table with --output"
+        hold(file, refusal=refusal)
         file.truncate(0)
         file.write(yaml.safe_dump(conditions, sort_keys=False))
         file.flush()

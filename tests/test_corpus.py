@@ -29,13 +29,13 @@ from test_cli import refused
 
 from lacos_st.cli import main
 from lacos_st.corpus import files, windows
-from lacos_st.corpus.encoder import CorpusEncoder
 from lacos_st.corpus.options import EncodeOptions
 from lacos_st.corpus.progress import Progress, duration
 from lacos_st.corpus.rows import BadRows, Corpus
 from lacos_st.corpus.run import EncodeResult, encode_corpus
 from lacos_st.errors import UserError
 from lacos_st.models import load_model
+from lacos_st.text_encoder import TextEncoder
 from lacos_st.transformer import encoder
 
 WORDS = ["a", "man", "plays", "guitar", "the", "street", "is", "long"]
@@ -68,7 +68,7 @@ loaded = cache(load_model)
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_dir: str) -> Callable[..., EncodeResult]:
     """A folder to work in, the sentences in `in.txt`, and `encode_corpus` with defaults and each model loaded once."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lacos_st.corpus.encoder.load_model", loaded)
+    monkeypatch.setattr("lacos_st.text_encoder.load_model", loaded)
     Path("in.txt").write_text("".join(text + "\n" for text in SENTENCES), encoding="utf-8")
 
     def encode(**options: Any) -> EncodeResult:
@@ -411,14 +411,14 @@ def test_malformed_rows(work: Callable[..., EncodeResult], capsys: pytest.Captur
 
 
 def test_a_model_that_computes_nan(work: Callable[..., EncodeResult], monkeypatch: pytest.MonkeyPatch) -> None:
-    real = CorpusEncoder.encode
+    real = TextEncoder.encode
 
     def broken(self: Any, texts: Any, **options: Any) -> np.ndarray:
         found = real(self, texts, **options)
         found[3, 5] = np.nan
         return found
 
-    monkeypatch.setattr(CorpusEncoder, "encode", broken)
+    monkeypatch.setattr(TextEncoder, "encode", broken)
     with pytest.raises(UserError, match=r"in.txt, line 4 is not finite \(1 of 20"):
         work()
 

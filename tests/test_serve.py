@@ -20,11 +20,10 @@ import numpy as np
 import pytest
 
 from lacos_st.cli import main
-from lacos_st.corpus.encoder import CorpusEncoder
-from lacos_st.corpus.options import EncodeOptions
 from lacos_st.errors import UserError
 from lacos_st.serve.batching import Batcher, Busy
 from lacos_st.serve.options import ServeOptions
+from lacos_st.text_encoder import TextEncoder
 
 openai = pytest.importorskip("openai", reason="openai is not installed: pip install openai")
 uvicorn = pytest.importorskip("uvicorn", reason='uvicorn is not installed: pip install "lacos_st[serve]"')
@@ -37,8 +36,8 @@ TEXTS = ["A man plays the guitar.", "Un hombre toca la guitarra.", "Il pleut.", 
 
 
 @pytest.fixture(scope="module")
-def encoder() -> CorpusEncoder:
-    return CorpusEncoder.load(EncodeOptions("bloom-nano", "-", "-", device=("cpu",)))
+def encoder() -> TextEncoder:
+    return TextEncoder.load("bloom-nano", device="cpu")
 
 
 class Server:
@@ -75,7 +74,7 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(encoder: CorpusEncoder) -> Iterator[Server]:
+def server(encoder: TextEncoder) -> Iterator[Server]:
     server = Server(create_app(encoder, OPTIONS))
     yield server
     server.stop()
@@ -88,7 +87,7 @@ def client(server: Server) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64", None])
-def test_the_official_client_gets_what_encode_gives(client: Any, encoder: CorpusEncoder, encoding: str | None) -> None:
+def test_the_official_client_gets_what_encode_gives(client: Any, encoder: TextEncoder, encoding: str | None) -> None:
     more = {} if encoding is None else {"encoding_format": encoding}
     answer = client.embeddings.create(model="bloom-nano", input=TEXTS, **more)
     assert [one.index for one in answer.data] == [0, 1, 2, 3]
@@ -100,7 +99,7 @@ def test_the_official_client_gets_what_encode_gives(client: Any, encoder: Corpus
     assert answer.model == "bloom-nano"
 
 
-def test_one_text_and_fewer_dimensions(client: Any, encoder: CorpusEncoder) -> None:
+def test_one_text_and_fewer_dimensions(client: Any, encoder: TextEncoder) -> None:
     answer = client.embeddings.create(model="bloom-nano", input=TEXTS[0], dimensions=32)
     first = encoder.encode(TEXTS[:1])[0, :32]
     np.testing.assert_allclose(answer.data[0].embedding, first / np.linalg.norm(first), rtol=1e-6)
@@ -177,7 +176,7 @@ def test_a_large_request_is_refused_while_it_comes(server: Server, announced: bo
         connection.close()
 
 
-def test_similarity_is_that_of_the_model(server: Server, encoder: CorpusEncoder) -> None:
+def test_similarity_is_that_of_the_model(server: Server, encoder: TextEncoder) -> None:
     wanted = encoder.model.similarity(encoder.encode(TEXTS), encoder.encode(TEXTS[:2])).numpy()
     _, answer, _ = server.ask("POST", "/similarity", {"a": TEXTS, "b": TEXTS[:2]})
     np.testing.assert_allclose(answer["similarity"], wanted, atol=1e-6)
@@ -203,7 +202,7 @@ def test_health_and_metrics(server: Server) -> None:
     assert 'path="other",status="404"' in text and "random" not in text  # strangers add no labels
 
 
-def test_many_at_once_get_their_own(server: Server, encoder: CorpusEncoder) -> None:
+def test_many_at_once_get_their_own(server: Server, encoder: TextEncoder) -> None:
     texts = [[f"{TEXTS[n % 4]} {n}", f"number {n}"] for n in range(40)]
 
     def ask(pair: list[str]) -> list[list[float]]:
@@ -218,7 +217,7 @@ def test_many_at_once_get_their_own(server: Server, encoder: CorpusEncoder) -> N
         np.testing.assert_allclose(vectors, encoder.encode(pair), atol=2e-6)
 
 
-def test_a_key_is_asked_for(encoder: CorpusEncoder) -> None:
+def test_a_key_is_asked_for(encoder: TextEncoder) -> None:
     server = Server(create_app(encoder, OPTIONS, key="secret"))
     try:
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):

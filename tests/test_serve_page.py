@@ -15,8 +15,8 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 
 from test_serve import OPTIONS, TEXTS, Server, encoder  # noqa: E402, F401
 
-from lacos_st.corpus.encoder import CorpusEncoder  # noqa: E402
 from lacos_st.serve.app import create_app  # noqa: E402
+from lacos_st.text_encoder import TextEncoder  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -31,7 +31,7 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-def test_the_page_compares_sentences(browser: Any, encoder: CorpusEncoder) -> None:  # noqa: F811
+def test_the_page_compares_sentences(browser: Any, encoder: TextEncoder) -> None:  # noqa: F811
     server = Server(create_app(encoder, OPTIONS))
     home = f"http://127.0.0.1:{server.port}/"
     page = browser.new_page(viewport={"width": 390, "height": 800})  # a phone's

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from benchmarks.paper.names import RANKS
 from lacos_st.atomic import whole_folder
 from lacos_st.bench import distinct_pairs
 from lacos_st.errors import UserError
+from lacos_st.locks import hold
 from lacos_st.methods import load_rows
 from lacos_st.settings import ADAPTER_METHODS, Method, TrainConfig
 from lacos_st.sts import StsTask, load_mteb_task, load_tasks
@@ -135,15 +136,7 @@ class Study:
             raise UserError(f"output {self.output} is a file: name a folder")
         self.output.mkdir(parents=True, exist_ok=True)
         with (self.output / ".lock").open("a") as file:
-            with suppress(ImportError):  # no such locks on Windows
-                import fcntl
-
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise UserError(
-                        f"another run is at work in {self.output}: wait, or choose another --output"
-                    ) from error
+            hold(file, refusal=f"another run is at work in {self.output}: wait, or choose another --output")
             yield
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lacos_st.corpus.encoder import CorpusEncoder
+from lacos_st.corpus.encoder import load_encoder
 from lacos_st.corpus.manifest import Manifest
 from lacos_st.corpus.options import EncodeOptions
 from lacos_st.corpus.windows import WINDOW_BATCHES, Cursor, corpus_of, windows, write_shard
@@ -42,7 +42,7 @@ class ShardEncoder:
         self._options, self._manifest = EncodeOptions(**options), Manifest(**manifest)
         self._corpus = corpus_of(self._options)
         self._check()
-        self._encoder = CorpusEncoder.load(self._options)
+        self._encoder = load_encoder(self._options)
         here = Manifest(
             self._manifest.options, self._manifest.input, {"name": self._options.model, **self._encoder.identity()}
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 from lacos_st.atomic import sync
 from lacos_st.errors import UserError
+from lacos_st.locks import hold
 
 PARTIAL = ".partial"
 """Start of the names of files that are being written; whoever finds one may remove it."""
@@ -118,15 +119,7 @@ def only_writer(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if os.name == "posix":
-            import fcntl
-
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"another run is writing to {folder}: wait for its end, or choose another folder"
-                ) from error
+        hold(handle, refusal=f"another run is writing to {folder}: wait for its end, or choose another folder")
         yield
     finally:
         os.close(handle)

@@ -33,7 +33,7 @@ class Manifest:
     Attributes:
         options: `EncodeOptions.fixed`.
         input: `files` (name, bytes, sha256), `rows`, `bad_rows`.
-        model: `CorpusEncoder.identity`, and its `name`.
+        model: `TextEncoder.identity`, and its `name`.
         ranges: of int8 and uint8, (2, H) as nested lists: least and greatest values; else None.
         versions: of the libraries at the start.
         complete: whether every shard is there.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lacos_st.corpus.cluster import encode_on_cluster
-from lacos_st.corpus.encoder import CorpusEncoder
+from lacos_st.corpus.encoder import load_encoder
 from lacos_st.corpus.files import only_writer
 from lacos_st.corpus.manifest import Manifest, OutputFolder
 from lacos_st.corpus.options import EncodeOptions
@@ -24,6 +24,7 @@ from lacos_st.corpus.progress import Progress
 from lacos_st.corpus.rows import BadRows, Corpus, Row
 from lacos_st.corpus.windows import WINDOW_BATCHES, Cursor, check_finite, corpus_of, one_ahead, windows, write_shard
 from lacos_st.errors import UserError
+from lacos_st.text_encoder import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def encode_corpus(options: EncodeOptions, *, show_progress: bool = False) -> Enc
     read = _look_through(corpus, options, before)
     if before is not None:
         before.check_same(Manifest(options.fixed(), read), folder=folder.path)
-    encoder = CorpusEncoder.load(options)
+    encoder = load_encoder(options)
     manifest = Manifest(options.fixed(), read, {"name": options.model, **encoder.identity()})
     if before is not None:
         before.check_same(manifest, folder=folder.path)
@@ -109,7 +110,7 @@ def _run(
     options: EncodeOptions,
     corpus: Corpus,
     state: list[tuple[str, int, int]],
-    encoder: CorpusEncoder,
+    encoder: TextEncoder,
     folder: OutputFolder,
     manifest: Manifest,
     before: Manifest | None,
@@ -159,7 +160,7 @@ def _run(
 def _encode_here(
     options: EncodeOptions,
     corpus: Corpus,
-    encoder: CorpusEncoder,
+    encoder: TextEncoder,
     folder: OutputFolder,
     manifest: Manifest,
     todo: list[int],
@@ -188,7 +189,7 @@ def _encode_here(
             keep(write_shard(folder.path, manifest, number, group, encode, add=progress.add, check=check))
 
 
-def calibrate(corpus: Corpus, manifest: Manifest, encoder: CorpusEncoder, options: EncodeOptions) -> list[list[float]]:
+def calibrate(corpus: Corpus, manifest: Manifest, encoder: TextEncoder, options: EncodeOptions) -> list[list[float]]:
     """Least and greatest value of each dimension over rows that lie evenly in the corpus, (2, H)."""
     count = min(options.calibration_rows, manifest.rows)
     places = iter([place * manifest.rows // count for place in range(count)])

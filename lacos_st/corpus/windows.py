@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lacos_st.corpus.encoder import CorpusEncoder
 from lacos_st.corpus.manifest import Manifest
 from lacos_st.corpus.options import EncodeOptions
 from lacos_st.corpus.precision import convert
@@ -20,6 +19,7 @@ from lacos_st.corpus.rows import BadRows, Corpus, Row
 from lacos_st.corpus.shards import ShardWriter
 from lacos_st.errors import UserError
 from lacos_st.sources import EMPTY, flaw
+from lacos_st.text_encoder import TextEncoder
 
 WINDOW_BATCHES = 64
 """Batches of a window, for each process: it is read, sorted by length, encoded and written at a time. Enough that its
@@ -69,7 +69,7 @@ class Cursor:
 
 
 def windows(
-    cursor: Cursor, manifest: Manifest, shards: Iterable[int], encoder: CorpusEncoder, *, size: int
+    cursor: Cursor, manifest: Manifest, shards: Iterable[int], encoder: TextEncoder, *, size: int
 ) -> Iterator[Window]:
     """The windows of shards, at most `size` rows each; none reaches into another shard."""
     for shard in shards:

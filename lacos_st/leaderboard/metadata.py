@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lacos_st.checkpoint import MANIFEST_FILE, Manifest
-from lacos_st.corpus.encoder import model_identity
 from lacos_st.embedded import EMBEDDED
 from lacos_st.errors import UserError
 from lacos_st.models import load_model
 from lacos_st.sts import import_mteb
+from lacos_st.text_encoder import model_identity
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lacos_st.atomic import write_text
 from lacos_st.errors import UserError
 from lacos_st.recipe.estimate import BOOTSTRAP, fit_law, observe
 from lacos_st.recipe.forms import FormName
@@ -21,6 +21,7 @@ from lacos_st.recipe.runs_table import Run, rows_sha256
 
 FORMAT_VERSION = 1
 LIBRARIES = ("lacos-st", "numpy", "scipy")
+NUMBERS = re.compile(r"\[\n[\s\d.,eE+-]+\]")
 FORMS: tuple[FormName, ...] = ("ND", "SND")
 
 
@@ -97,13 +98,16 @@ class Laws:
         return without_nan({**head, "laws": laws, "isoflops": isoflop})
 
     def save(self, path: str | Path) -> None:
-        """Write the file; it is put in place when it is whole."""
+        """Write the file, whole or not at all; a list of numbers, as bootstrap samples are, takes a line.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
-            (Path(scratch) / path.name).write_text(text, encoding="utf-8")
-            os.replace(Path(scratch) / path.name, path)
+        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+        text = NUMBERS.sub(lambda found: f"[{' '.join(found[0][1:-1].split())}]", text)
+        write_text(path, text + "\n")
 
 
 def fit_laws(

@@ -31,8 +31,7 @@ def serve(options: ServeOptions, *, log_level: str = "warning", on_start: Callab
         from lacos_st.serve.app import create_app
     except ImportError as error:
         raise UserError(f'a server needs {error.name}: pip install "lacos_st[serve]"') from error
-    from lacos_st.corpus.encoder import CorpusEncoder
-    from lacos_st.corpus.options import EncodeOptions
+    from lacos_st.text_encoder import TextEncoder
 
     key = None
     if options.api_key_env is not None:
@@ -40,16 +39,14 @@ def serve(options: ServeOptions, *, log_level: str = "warning", on_start: Callab
         if not key:
             raise UserError(f"the environment variable {options.api_key_env} is not set: put the key there")
     with _listen(options) as listening:
-        wanted = EncodeOptions(
-            model=options.model,
-            source="-",
-            output="-",
+        encoder = TextEncoder.load(
+            options.model,
+            device=options.device,
             batch_size=options.batch_size,
-            device=() if options.device is None else (options.device,),
             prompt=options.prompt,
             prompt_name=options.prompt_name,
         )
-        app = create_app(CorpusEncoder.load(wanted), options, key=key)
+        app = create_app(encoder, options, key=key)
         server = uvicorn.Server(uvicorn.Config(app, log_level=log_level, access_log=False))
         host, port = listening.getsockname()[:2]
         if on_start is not None:
