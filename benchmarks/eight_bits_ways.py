@@ -24,11 +24,12 @@ from lacos_st import adapters
 from lacos_st.blockwise import CODES, dequantize, fitting_block, quantization_error, quantize
 from lacos_st.checkpoint import MANIFEST_FILE, Manifest, check_adapter_hash
 from lacos_st.embedded import EMBEDDED
+from lacos_st.encoders import encoder
 from lacos_st.errors import UserError
 from lacos_st.linear import quantize_, storable_layers
 from lacos_st.pooling import Pooling
 from lacos_st.quantizer import UNUSED
-from lacos_st.transformer import ADAPTER_FOLDER, LoRA8bit, encoder
+from lacos_st.transformer import ADAPTER_FOLDER, LoRA8bit
 from lacos_st.upstream import text_modality
 
 OF_STORAGE = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "adapter_dtype", "block_size", "code", "skip")

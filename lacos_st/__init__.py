@@ -12,12 +12,13 @@ from lacos_st import hush
 from sentence_transformers.base.model import BaseModel
 
 from lacos_st.bloom import BloomEncoder
+from lacos_st.encoders import encoder
 from lacos_st.errors import UserError
 from lacos_st.layer_errors import layer_errors
 from lacos_st.linear import Embedding8bit, Linear8bit, dequantize_, error_report, quantize_
 from lacos_st.pooling import Pooling
 from lacos_st.quantizer import Blockwise8bitConfig
-from lacos_st.transformer import BloomLoRA8bit, LoRA8bit, encoder
+from lacos_st.transformer import BloomLoRA8bit, LoRA8bit
 from lacos_st.upstream import register_modules
 
 __version__ = "0.1.0"

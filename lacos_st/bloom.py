@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from lacos_st.attention import Alibi, RaggedLayout, attend, padded_to_flat, ragged_layout
 from lacos_st.bloom_layer import FrozenLayer, run_layer
+from lacos_st.flat import restored
 from lacos_st.product import frozen_product
 from lacos_st.upstream import bloom_block, checkpointing_function
 
@@ -191,10 +192,7 @@ def _compose(index: torch.Tensor | None, order: torch.Tensor | None) -> torch.Te
 
 def _restore(state: torch.Tensor, source: torch.Tensor | None, rows: int, columns: int) -> torch.Tensor:
     """Put the sorted flat states (ΣT, H) back to the input's (rows, columns, H), zeros where there was no token."""
-    if source is None:
-        return state.unflatten(0, (rows, columns))
-    full = state.new_zeros(rows * columns, state.shape[-1])
-    return full.index_copy(0, source, state).unflatten(0, (rows, columns))
+    return state.unflatten(0, (rows, columns)) if source is None else restored(state, source, rows, columns)
 
 
 def _product_dtype(hidden: torch.Tensor) -> torch.dtype:

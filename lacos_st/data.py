@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lacos_st.errors import UserError
+from lacos_st.negatives import draw_negatives
 from lacos_st.nli import (
     CONTRADICTION,
     ENTAILMENT,
     LABEL_NAMES,
     NEUTRAL,
     NOT_A_PAIR,
+    Examples,
     OnBadRow,
     Row,
     count_labels,
@@ -101,6 +103,7 @@ def load_pairs(
     seed: int = 0,
     max_rows: int | None = None,
     on_bad_row: OnBadRow = "error",
+    hard_negatives: bool = False,
 ) -> Dataset:
     """Positive pairs for `MultipleNegativesRankingLoss`: the entailment rows of NLI sources, the rows of pair sources.
 
@@ -113,23 +116,28 @@ def load_pairs(
         max_rows: Labelled rows to keep *before* the entailment rows are chosen, so that the same sources, seed and
             `max_rows` give `load_pairs` and `load_nli` the same rows; of three-class NLI about a third are pairs.
         on_bad_row: "error" names file and line of a malformed row; "skip" leaves such rows out and counts them.
+        hard_negatives: A third column `negative`: of the same anchor, a contradiction or a sentence of the columns
+            negative, negative_1, ...; where there is none, another pair's positive. Drawn with `seed`.
 
     Returns:
-        Dataset with string columns `anchor` and `positive`.
+        Dataset with string columns `anchor`, `positive` and, with `hard_negatives`, `negative`.
 
     Raises:
-        UserError: A source cannot be found or read, its columns are unknown, it is empty, or holds no entailment row.
+        UserError: A source cannot be found or read, its columns are unknown, it is empty, holds no entailment row, or
+            with `hard_negatives` no negative.
     """
     from datasets import Dataset
 
-    rows, report = _collect(sources, seed=seed, max_rows=max_rows, on_bad_row=on_bad_row, for_nli=False)
+    rows, negatives, report = _collect(sources, seed=seed, max_rows=max_rows, on_bad_row=on_bad_row, for_nli=False)
     pairs = [row for row in rows if row[2] == ENTAILMENT]
     if not pairs:
         raise UserError(
             f"no entailment row is among the {len(rows)} rows that max_rows={max_rows} keeps: raise max_rows"
         )
-    data = Dataset.from_dict({"anchor": [row[0] for row in pairs], "positive": [row[1] for row in pairs]})
-    return _with_report(data, report)
+    columns = {"anchor": [row[0] for row in pairs], "positive": [row[1] for row in pairs]}
+    if hard_negatives:
+        columns["negative"] = draw_negatives(columns["anchor"], columns["positive"], negatives, seed=seed)
+    return _with_report(Dataset.from_dict(columns), report)
 
 
 def load_nli(
@@ -150,7 +158,7 @@ def load_nli(
     """
     from datasets import Dataset
 
-    rows, report = _collect(sources, seed=seed, max_rows=max_rows, on_bad_row=on_bad_row, for_nli=True)
+    rows, _, report = _collect(sources, seed=seed, max_rows=max_rows, on_bad_row=on_bad_row, for_nli=True)
     names = ("sentence1", "sentence2", "label")
     data = Dataset.from_dict({name: [row[place] for row in rows] for place, name in enumerate(names)})
     return _with_report(data, report)
@@ -229,7 +237,7 @@ def _collect(
     max_rows: int | None,
     on_bad_row: OnBadRow,
     for_nli: bool,
-) -> tuple[list[Row], LoadReport]:
+) -> tuple[list[Row], list[tuple[str, str]], LoadReport]:
     """Read, check, de-duplicate, shuffle and cut: shared, so that pairs and NLI rows are the same rows."""
     names = [os.fspath(source) for source in ([sources] if isinstance(sources, str | os.PathLike) else sources)]
     if not names:
@@ -239,10 +247,13 @@ def _collect(
     if on_bad_row not in ("error", "skip"):
         raise UserError(f"on_bad_row is {on_bad_row!r}: expected 'error' or 'skip'")
     rows: list[Row] = []
+    negatives: list[tuple[str, str]] = []
     reports = []
     for name in names:
-        part, report = _read_source(name, on_bad_row=on_bad_row, for_nli=for_nli)
-        rows.extend(part)
+        parts, report = _read_source(name, on_bad_row=on_bad_row, for_nli=for_nli)
+        for part in parts:
+            rows.extend(part.rows)
+            negatives.extend(part.negatives)
         reports.append(report)
     unique = list(dict.fromkeys(rows))
     _check_classes(unique, names, for_nli=for_nli)
@@ -255,10 +266,10 @@ def _collect(
         rows=len(kept),
         seed=seed,
     )
-    return kept, result
+    return kept, negatives, result
 
 
-def _read_source(name: str, *, on_bad_row: OnBadRow, for_nli: bool) -> tuple[list[Row], SourceReport]:
+def _read_source(name: str, *, on_bad_row: OnBadRow, for_nli: bool) -> tuple[list[Examples], SourceReport]:
     tables = open_source(name)
     parts = [read_examples(table, on_bad_row=on_bad_row) for table in tables]
     for table, part in zip(tables, parts, strict=True):
@@ -280,7 +291,7 @@ def _read_source(name: str, *, on_bad_row: OnBadRow, for_nli: bool) -> tuple[lis
         no_gold=sum(part.no_gold for part in parts),
         bad=sum(part.bad for part in parts),
     )
-    return [row for part in parts for row in part.rows], report
+    return parts, report
 
 
 def _check_classes(rows: list[Row], names: list[str], *, for_nli: bool) -> None:

@@ -190,7 +190,7 @@ def embedded() -> str:
     """
     from transformers.utils.logging import disable_progress_bar
 
-    from lacos_st.transformer import encoder
+    from lacos_st.encoders import encoder
 
     disable_progress_bar()
     model = encoder("bloom-nano", device="cpu")

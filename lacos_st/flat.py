@@ -38,3 +38,16 @@ def flat_features(
         "modality": features.get("modality", "text"),
     }
     return flat, source, layout
+
+
+def restored(embedded: torch.Tensor, source: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """Token embeddings back at their places: (n, H) to (rows, columns, H), zeros where there was no token.
+
+    Args:
+        embedded: of n real tokens.
+        source: where each of them stands in the flattened batch, int64 (n,).
+        rows: of the batch.
+        columns: of the batch.
+    """
+    full = embedded.new_zeros(rows * columns, embedded.shape[-1]).index_copy(0, source, embedded)
+    return full.unflatten(0, (rows, columns))

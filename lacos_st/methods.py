@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+PROMPT = "default"
+"""The name of a trained model's own prompt."""
+
+
 def load_rows(config: TrainConfig) -> tuple[Dataset, Dataset | None]:
     """The rows to train on and those of the validation loss.
 
@@ -29,12 +34,18 @@ def load_rows(config: TrainConfig) -> tuple[Dataset, Dataset | None]:
     Raises:
         UserError: the data, the graded pairs or the base's tokenizer cannot be used, or no row is left.
     """
-    load = load_nli if config.method == "sbert" else load_pairs
-    rows = load(config.data, seed=config.seed, max_rows=config.max_rows, on_bad_row=config.on_bad_row)
+
+    def load(sources: Sequence[str], **limit: int | None) -> Dataset:
+        options: dict[str, Any] = {"seed": config.seed, "on_bad_row": config.on_bad_row, **limit}
+        if config.method == "sbert":
+            return load_nli(sources, **options)
+        return load_pairs(sources, hard_negatives=config.hard_negatives, **options)
+
+    rows = load(config.data, max_rows=config.max_rows)
     for folder in config.exclude_sts:
         sentences = {text for task in load_tasks(folder) for text in (*task.sentences1, *task.sentences2)}
         rows, _ = remove_overlap(rows, sentences, name=f"exclude_sts {folder}")
-    held_out = load(config.eval_data, seed=config.seed, on_bad_row=config.on_bad_row) if config.eval_data else None
+    held_out = load(config.eval_data) if config.eval_data else None
     evaluation: dict[str, list[str]] = {}
     if held_out is not None:
         evaluation[f"eval_data {' '.join(config.eval_data)}"] = [
@@ -77,9 +88,10 @@ def build_model(config: TrainConfig) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
 
     from lacos_st.adapters import check_frozen
+    from lacos_st.encoders import encoder
     from lacos_st.freezing import freeze_blocks_, train_biases_
     from lacos_st.pooling import Pooling
-    from lacos_st.transformer import BloomLoRA8bit, LoRA8bit, encoder
+    from lacos_st.transformer import BloomLoRA8bit, LoRA8bit
 
     device = "cpu" if config.cpu else None
     options: dict[str, Any] = {
@@ -87,6 +99,8 @@ def build_model(config: TrainConfig) -> SentenceTransformer:
         "code": config.code if config.method == "lacos" else None,
         "max_seq_length": config.max_seq_length,
         "chat_template": config.chat_template,
+        "attention": config.attention,
+        "echo": config.echo,
         "model_kwargs": {"dtype": getattr(torch, config.dtype)},
     }
     if config.revision is not None:
@@ -113,12 +127,17 @@ def build_model(config: TrainConfig) -> SentenceTransformer:
     if config.gradient_checkpointing:
         _checkpoint_activations_(module.model)
     pooling = Pooling(module.get_embedding_dimension(), pooling_mode=config.pooling)
-    model = SentenceTransformer(modules=[module, pooling], device=device)
+    model = SentenceTransformer(modules=[module, pooling], device=device, **_prompts(config))
     if config.method in ADAPTER_METHODS:
         check_frozen(model)
     # A base that is a folder has no page on the hub that the model card could name.
     model.model_card_data.local_files_only = Path(resolve(config.base)).exists()
     return model
+
+
+def _prompts(config: TrainConfig) -> dict[str, Any]:
+    """The model's own prompt, which `encode` puts before each sentence unless told otherwise."""
+    return {} if config.prompt is None else {"prompts": {PROMPT: config.prompt}, "default_prompt_name": PROMPT}
 
 
 def _checkpoint_activations_(model: PreTrainedModel) -> None:
@@ -132,6 +151,7 @@ def build_loss(config: TrainConfig, model: SentenceTransformer) -> nn.Module:
     """The stock loss of the method: softmax over three classes for sbert, in-batch negatives for the others."""
     from sentence_transformers.sentence_transformer.losses import (
         CachedMultipleNegativesRankingLoss,
+        MatryoshkaLoss,
         MultipleNegativesRankingLoss,
         SoftmaxLoss,
     )
@@ -143,6 +163,25 @@ def build_loss(config: TrainConfig, model: SentenceTransformer) -> nn.Module:
     options: dict[str, Any] = {"scale": config.scale, "gather_across_devices": config.gather_across_devices}
     if config.symmetric:
         options |= {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
+    if config.same_side_negatives:
+        directions = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
+        options |= {"directions": directions, "partition_mode": "joint"}
+    loss: nn.Module
     if config.mini_batch_size is not None:
-        return CachedMultipleNegativesRankingLoss(model, mini_batch_size=config.mini_batch_size, **options)
-    return MultipleNegativesRankingLoss(model, **options)
+        loss = CachedMultipleNegativesRankingLoss(model, mini_batch_size=config.mini_batch_size, **options)
+    else:
+        loss = MultipleNegativesRankingLoss(model, **options)
+    return MatryoshkaLoss(model, loss, _widths(config, model)) if config.matryoshka_dims else loss
+
+
+def _widths(config: TrainConfig, model: SentenceTransformer) -> list[int]:
+    """Of a Matryoshka loss, the full one first.
+
+    Raises:
+        UserError: one is wider than the model.
+    """
+    full = model.get_embedding_dimension()
+    assert full is not None
+    if wider := [width for width in config.matryoshka_dims if width > full]:
+        raise UserError(f"matryoshka_dims names {wider[0]}, the model's embeddings have {full} dimensions")
+    return sorted({*config.matryoshka_dims, full}, reverse=True)

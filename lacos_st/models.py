@@ -79,7 +79,7 @@ def zero_shot(name: str, *, device: str | None = None) -> SentenceTransformer:
     Raises:
         UserError: the base cannot be loaded.
     """
-    from lacos_st.transformer import encoder
+    from lacos_st.encoders import encoder
 
     return encoder(name, lora_rank=0, code=None, device=device)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import chain
@@ -43,6 +44,7 @@ _BINARY_WORDS = {word: ENTAILMENT for word in (*_YES, "true")} | {
     word: NOT_A_PAIR for word in (*(f"not_{yes}" for yes in _YES), "not_entailment", "false")
 }
 _NUMBERS = {"0": 0, "1": 1, "2": 2, "0.0": 0, "1.0": 1, "2.0": 2}  # 1.0: what pandas makes of integers beside NaN
+_NEGATIVE = re.compile(r"negative(_\d+)?")
 _NO_GOLD = (NO_GOLD, "-1", "-1.0")
 SHOWN = 10  # malformed rows of a file that a message describes; all are counted
 _LABELS = frozenset((*_NLI_WORDS, *_BINARY_WORDS, *_NUMBERS, *_NO_GOLD))
@@ -55,12 +57,15 @@ class Examples:
     Attributes:
         kind: "nli" (three classes), "binary" (same meaning or not) or "pairs" (no label: every row is a pair).
         rows: (first sentence, second sentence, label): 0 entailment or pair, 1 neutral, 2 contradiction, 3 no pair.
+        negatives: (first sentence, a sentence that does not mean the same): contradictions, and the columns negative,
+            negative_1, negative_2, ... of pairs.
         no_gold: Rows left out because they have no gold label ("-" or -1).
         bad: Malformed rows left out (`on_bad_row="skip"`).
     """
 
     kind: Kind
     rows: list[Row] = field(default_factory=list)
+    negatives: list[tuple[str, str]] = field(default_factory=list)
     no_gold: int = 0
     bad: int = 0
 
@@ -73,6 +78,7 @@ class _Layout:
     width: int | None = None  # cells a row must have; None for rows with names
     header: Cells | None = None  # the row of names
     is_nli: bool = False  # the column names leave no doubt
+    negatives: tuple[Any, ...] = ()
 
 
 def read_examples(table: Table, *, on_bad_row: OnBadRow = "error") -> Examples:
@@ -91,6 +97,7 @@ def read_examples(table: Table, *, on_bad_row: OnBadRow = "error") -> Examples:
     layout: _Layout | None = None
     found: list[tuple[str, str, str]] = []
     problems: list[tuple[int, str]] = []
+    negatives: list[tuple[str, str]] = []
     no_gold = 0
     for number, cells in table.rows:
         problem = cells if isinstance(cells, str) else None
@@ -105,7 +112,9 @@ def read_examples(table: Table, *, on_bad_row: OnBadRow = "error") -> Examples:
                 continue
             problem = _problem(layout, cells, first, second, label)
         if problem is None:
+            assert layout is not None  # else the row is none
             found.append((first.strip(), second.strip(), label))
+            negatives += [(first.strip(), cells[key].strip()) for key in layout.negatives]
         else:
             problems.append((number, problem))
     _tell(table, problems, usable=len(found), on_bad_row=on_bad_row)
@@ -116,7 +125,8 @@ def read_examples(table: Table, *, on_bad_row: OnBadRow = "error") -> Examples:
         )
     kind, codes = _scheme(table.name, layout, {row[2] for row in found})
     rows = [(first, second, codes[label]) for first, second, label in found]
-    return Examples(kind=kind, rows=rows, no_gold=no_gold, bad=len(problems))
+    negatives += [(first, second) for first, second, label in rows if label == CONTRADICTION]
+    return Examples(kind=kind, rows=rows, negatives=negatives, no_gold=no_gold, bad=len(problems))
 
 
 def _tell(table: Table, problems: list[tuple[int, str]], *, usable: int, on_bad_row: OnBadRow) -> None:
@@ -180,9 +190,8 @@ def _by_name(name: str, keys: dict[str, Any], header: Cells | None) -> _Layout |
             raise UserError(f"{name} has two columns {column}: which one is meant? rename the other")
     width = None if header is None else len(header)
     if pair[1] == "positive":
-        if "negative" in keys:
-            logger.info("%s: column negative is not used (the negatives are those of the batch)", name)
-        return _Layout(first, second, None, width, header)
+        negatives = tuple(key for column, key in keys.items() if _NEGATIVE.fullmatch(column))
+        return _Layout(first, second, None, width, header, negatives=negatives)
     label = next((keys[key] for key in _LABEL_COLUMNS if key in keys), None)
     if label is None and pair[0] == "premise":
         raise UserError(
@@ -220,7 +229,10 @@ def _problem(layout: _Layout, cells: Cells, first: Any, second: Any, label: str)
         return "the header again (were files joined?)"
     if isinstance(cells, dict) and (lacking := [key for key in (layout.first, layout.second) if key not in cells]):
         return f"no {lacking[0]}"
-    if (wrong := flaw(first) or flaw(second)) is not None:
+    if isinstance(cells, dict) and (lacking := [key for key in layout.negatives if key not in cells]):
+        return f"no {lacking[0]}"
+    texts = (first, second, *(cells[key] for key in layout.negatives))
+    if (wrong := next(filter(None, map(flaw, texts)), None)) is not None:
         return wrong
     if layout.label is not None and label not in _LABELS:
         return f"label {label!r:.60} is none of {', '.join(LABEL_NAMES)}, e, n, c, 0, 1, 2 (or - for no gold label)"

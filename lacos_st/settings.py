@@ -21,6 +21,9 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Pooling = Literal["mean", "weightedmean", "lasttoken", "cls", "max", "mean_sqrt_len_tokens"]
 
 ADAPTER_METHODS = ("lacos", "lora")
+IN_BATCH = ("mini_batch_size", "symmetric", "same_side_negatives", "hard_negatives", "gather_across_devices")
+"""Options of the losses with in-batch negatives."""
+
 RUN_CONTROL = (
     "overwrite",
     "resume",
@@ -57,6 +60,13 @@ class TrainConfig:
     revision: str | None = option(None, "revision of a base from the hub")
 
     pooling: Pooling = option("mean", "how token embeddings become one sentence embedding")
+    attention: Literal["causal", "bidirectional"] = option(
+        "causal", "what a token of a decoder sees: what stands before it, or its whole text (not BLOOM)"
+    )
+    echo: bool = option(
+        False, "read each text twice and pool the second reading, which has seen all of it; twice the tokens"
+    )
+    prompt: str | None = option(None, "text put before each sentence, in training and by the trained model")
     chat_template: bool = option(False, "wrap sentences in the tokenizer's chat template, where it has one")
     max_seq_length: int | None = option(None, "tokens kept of a sentence; none: what the base allows")
     lora_rank: int | None = option(
@@ -77,6 +87,17 @@ class TrainConfig:
 
     scale: float = option(20.0, "factor on the cosines in the loss, 1/temperature (not sbert)")
     symmetric: bool = option(False, "also rank anchors for each positive: the mean of both directions (not sbert)")
+    same_side_negatives: bool = option(
+        False, "also take a batch's other anchors, and its other positives, for negatives: one softmax (not sbert)"
+    )
+    hard_negatives: bool = option(
+        False,
+        "a third column: contradictions of the same premise, or the data's column negative; a pair without one gets "
+        "another's positive (not sbert)",
+    )
+    matryoshka_dims: tuple[int, ...] = option(
+        (), "widths to which embeddings can be cut: the loss is the sum over these and the full one"
+    )
     optimizer: Literal["adam8bit", "adamw"] = option("adam8bit", "adam8bit: 8-bit Adam of bitsandbytes")
     lr: float | None = option(
         None, "peak learning rate; none: the preset's for the method, in recipe also for the size"
@@ -169,14 +190,13 @@ class TrainConfig:
                 else "method freeze needs frozen_blocks: 0 freezes the embeddings alone; the recipe paper froze as few "
                 "as possible up to 160M parameters, and half to 70 % of them at 1B"
             )
-        if self.method == "sbert" and self.mini_batch_size is not None:
-            raise UserError(
-                "mini_batch_size is for in-batch negatives, sbert has none: leave it out, or lower batch_size"
-            )
-        if self.method == "sbert" and self.symmetric:
-            raise UserError("symmetric is for in-batch negatives, sbert has none: leave it out")
-        if self.method == "sbert" and self.gather_across_devices:
-            raise UserError("gather_across_devices is for in-batch negatives, sbert has none: leave it out")
+        for name in IN_BATCH:
+            if self.method == "sbert" and getattr(self, name):
+                raise UserError(f"{name} is for in-batch negatives, sbert has none: leave it out")
+        if self.symmetric and self.same_side_negatives:
+            raise UserError("symmetric and same_side_negatives are two losses: give one of them")
+        if any(width < 1 for width in self.matryoshka_dims):
+            raise UserError(f"matryoshka_dims is {self.matryoshka_dims}: expected widths of 1 or more")
         if self.embedding_device is not None and self.method != "lacos":
             raise UserError(f"embedding_device is for a token embedding in 8 bits: method {self.method} has none")
         if self.overwrite and self.resume:

@@ -189,7 +189,9 @@ def sampled_lengths(config: TrainConfig, rows: Dataset) -> list[list[int]]:
     sample = rows[:SAMPLED_ROWS]
     columns = [column for column in sample.values() if isinstance(column[0], str)]
     limit = min(config.max_seq_length or tokenizer.model_max_length, tokenizer.model_max_length)
-    return [[min(len(ids), limit) for ids in tokenizer(texts, verbose=False).input_ids] for texts in columns]
+    start, readings = config.prompt or "", 1 + config.echo
+    counted = [tokenizer([start + text for text in texts], verbose=False).input_ids for texts in columns]
+    return [[readings * min(len(ids), limit) for ids in column] for column in counted]
 
 
 def _run(
@@ -357,6 +359,7 @@ def _arguments(
         logging_nan_inf_filter=False,  # the stock default hides a NaN loss
         disable_tqdm=not config.progress,
         report_to="none",
+        prompts=config.prompt,
     )
 
 

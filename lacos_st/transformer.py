@@ -13,7 +13,6 @@ from typing import Any, Self, cast
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules.transformer import Transformer
 from sentence_transformers.util import load_dir_path, load_file_path
 from transformers import DataCollatorWithFlattening, PreTrainedConfig, PreTrainedModel
@@ -21,14 +20,15 @@ from transformers import DataCollatorWithFlattening, PreTrainedConfig, PreTraine
 from lacos_st import adapters, checkpoint, gguf
 from lacos_st.blockwise import BLOCK_SIZE
 from lacos_st.bloom import BloomEncoder
+from lacos_st.both_ways import attend_both_ways_
 from lacos_st.columns import COLUMN, Column
+from lacos_st.echo import doubled
 from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
-from lacos_st.flat import flat_features
+from lacos_st.flat import flat_features, restored
 from lacos_st.folder import check_adapter, check_folder, reading, without_remote_code
 from lacos_st.linear import keep_embedding_on_host_
 from lacos_st.loading import hub_part, load_base, read_config, read_named_base
-from lacos_st.pooling import Pooling
 from lacos_st.probes import base_dtype_name, check_base_hash, check_options, embed_probes
 from lacos_st.quantizer import Blockwise8bitConfig
 from lacos_st.steadfast import keep_base
@@ -62,6 +62,9 @@ class LoRA8bit(Transformer):
             default where there is one; without, they are embedded as plain text. A saved model keeps what it had.
         embedding_device: "cpu" keeps the 8-bit token embedding (1 GiB for bloom-7b1) in host memory wherever the model
             goes: only the rows of a batch travel. Its LoRA goes with the model. None: with the model.
+        attention: "causal", as decoders were trained, or "bidirectional": each token sees all of its text. An encoder
+            is bidirectional as it is.
+        echo: each text is read twice, and the tokens of the second reading are pooled (`lacos_st.echo`).
         **kwargs: sentence-transformers' `Transformer` options: `max_seq_length`, `model_kwargs`
             (`{"dtype": torch.bfloat16}`; `{"base": folder}` where the base of a saved adapter has moved),
             `processor_kwargs`, ...
@@ -73,7 +76,7 @@ class LoRA8bit(Transformer):
     config_keys: list[str] = [
         *Transformer.config_keys,
         *("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "adapter_dtype", "block_size", "code", "skip"),
-        *("self_contained", "embedding_device"),
+        *("self_contained", "embedding_device", "attention", "echo"),
     ]
 
     def __init__(
@@ -91,6 +94,8 @@ class LoRA8bit(Transformer):
         self_contained: bool = False,
         embedding_device: str | None = None,
         chat_template: bool = False,
+        attention: str = "causal",
+        echo: bool = False,
         **kwargs: Any,
     ) -> None:
         model_kwargs = dict(kwargs.pop("model_kwargs", None) or {})
@@ -107,6 +112,8 @@ class LoRA8bit(Transformer):
             "skip": list(skip),
             "self_contained": self_contained,
             "embedding_device": embedding_device,
+            "attention": attention,
+            "echo": echo,
         }
         for name, value in self._init_options.items():
             setattr(self, name, value)
@@ -131,6 +138,8 @@ class LoRA8bit(Transformer):
         self.register_load_state_dict_pre_hook(keep_base)
         if self.tokenizer is not None and self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token  # for callers who pad; flat batches do not
+        if self.attention == "bidirectional":
+            attend_both_ways_(self.model)
         if self.embedding_device is not None:
             keep_embedding_on_host_(self.model, device=self.embedding_device)
         if self.lora_rank:
@@ -159,6 +168,8 @@ class LoRA8bit(Transformer):
     skip: list[str]
     self_contained: bool
     embedding_device: str | None
+    attention: str
+    echo: bool
     preprocess = one_at_a_time(Transformer.preprocess)  # a tokenizer is not safe in threads
 
     # Loading
@@ -292,6 +303,14 @@ class LoRA8bit(Transformer):
         return self._embed(features, **kwargs)
 
     def _embed(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        if not self.echo:
+            return self._read(features, **kwargs)
+        twice, second, place = doubled(features)
+        embedded = self._read(twice, **kwargs)[self.module_output_name][0, second]
+        features[self.module_output_name] = restored(embedded, place, *features["input_ids"].shape)
+        return features
+
+    def _read(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         if isinstance(self.model, BloomEncoder):
             return super().forward(features, **kwargs)
         flat, source, layout = flat_features(features, position_offset=position_offset(self))
@@ -300,8 +319,7 @@ class LoRA8bit(Transformer):
             embedded = super().forward(flat, ragged_layout=layout, **kwargs)[self.module_output_name][0]
         else:
             embedded = torch.zeros(0, self.get_embedding_dimension(), dtype=self.model.dtype, device=source.device)
-        full = embedded.new_zeros(rows * columns, embedded.shape[-1]).index_copy(0, source, embedded)
-        features[self.module_output_name] = full.unflatten(0, (rows, columns))
+        features[self.module_output_name] = restored(embedded, source, rows, columns)
         return features
 
     # Saving
@@ -379,21 +397,3 @@ class BloomLoRA8bit(LoRA8bit):
     def _check_base(self, config: PreTrainedConfig) -> None:
         if config.model_type != "bloom":
             raise UserError(f"BloomLoRA8bit takes a BLOOM, got {config.model_type!r}: use lacos_st.LoRA8bit for it")
-
-
-def encoder(model_name_or_path: str, *, device: str | None = None, **options: Any) -> SentenceTransformer:
-    """A sentence encoder from a base: `BloomLoRA8bit` for a BLOOM, `LoRA8bit` for others, and mean pooling.
-
-    Args:
-        model_name_or_path: a base model (hub name, folder, embedded name).
-        device: where to put it; None chooses.
-        **options: of the module.
-
-    Raises:
-        UserError: see `LoRA8bit`.
-    """
-    model_kwargs = options.get("model_kwargs") or {}
-    path = resolve(gguf.join(model_name_or_path, model_kwargs.get("gguf_file")))
-    model_type = read_config(path, **hub_part(model_kwargs)).model_type
-    module = (BloomLoRA8bit if model_type == "bloom" else LoRA8bit)(model_name_or_path, **options)
-    return SentenceTransformer(modules=[module, Pooling(module.get_embedding_dimension())], device=device)

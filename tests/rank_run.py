@@ -22,10 +22,10 @@ from transformers import TrainerCallback
 
 from lacos_st import training
 from lacos_st.columns import tie_columns_
+from lacos_st.encoders import encoder
 from lacos_st.errors import UserError
 from lacos_st.settings import TrainConfig
 from lacos_st.trainer import LacosTrainer
-from lacos_st.transformer import encoder
 
 
 class Record(TrainerCallback):

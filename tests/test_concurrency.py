@@ -16,8 +16,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 import lacos_st
+from lacos_st.encoders import encoder
 from lacos_st.linear import Embedding8bit, Linear8bit
-from lacos_st.transformer import encoder
 
 THREADS = 8
 WORDS = ["a", "man", "plays", "guitar", "the", "street", "is", "long", "walks", "दो", "बच्चे"]

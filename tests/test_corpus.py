@@ -33,10 +33,10 @@ from lacos_st.corpus.options import EncodeOptions
 from lacos_st.corpus.progress import Progress, duration
 from lacos_st.corpus.rows import BadRows, Corpus
 from lacos_st.corpus.run import EncodeResult, encode_corpus
+from lacos_st.encoders import encoder
 from lacos_st.errors import UserError
 from lacos_st.models import load_model
 from lacos_st.text_encoder import TextEncoder
-from lacos_st.transformer import encoder
 
 WORDS = ["a", "man", "plays", "guitar", "the", "street", "is", "long"]
 SENTENCES = [" ".join(WORDS[(i * j) % 8] for j in range(1 + i * 5 % 13)) for i in range(50)]

@@ -23,6 +23,7 @@ from transformers import AutoModel, AutoTokenizer
 
 import lacos_st
 from lacos_st.cli import main
+from lacos_st.encoders import encoder
 from lacos_st.errors import UserError
 from lacos_st.export import facts, fidelity, onnx, run
 from lacos_st.export.folding import Slot
@@ -32,7 +33,6 @@ from lacos_st.export.options import ExportOptions
 from lacos_st.export.run import export_model
 from lacos_st.export.saved import SavedModel
 from lacos_st.export.shards import write_shards
-from lacos_st.transformer import encoder
 
 SENTENCES = [text for text in tiny.SENTENCES if text]
 Export = Callable[..., run.ExportReport]

@@ -23,13 +23,13 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 import lacos_st
 from lacos_st import gguf
 from lacos_st.embedded import resolve
+from lacos_st.encoders import encoder
 from lacos_st.errors import UserError
 from lacos_st.gguf_header import read_header
 from lacos_st.linear import Embedding8bit
 from lacos_st.loading import read_config, read_tokenizer
 from lacos_st.models import load_model
 from lacos_st.stored import Stored8bit
-from lacos_st.transformer import encoder
 
 gguf_package = pytest.importorskip("gguf", reason="the gguf package is missing: pip install 'lacos_st[gguf]'")
 

@@ -174,8 +174,8 @@ def test_what_the_command_refuses(
 
 
 def test_loading_names_the_block_that_fits(tiny_bert_dir: str, tmp_path: Path) -> None:
+    from lacos_st.encoders import encoder
     from lacos_st.errors import UserError
-    from lacos_st.transformer import encoder
 
     with pytest.raises(UserError, match="fits every layer is 64"):
         encoder(tiny_bert_dir, device="cpu")

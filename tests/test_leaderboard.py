@@ -19,6 +19,7 @@ from conftest import DATA
 from sentence_transformers import SentenceTransformer
 
 from lacos_st.cli import main
+from lacos_st.encoders import encoder
 from lacos_st.errors import UserError
 from lacos_st.evaluation import EvaluationOptions, evaluate
 from lacos_st.evaluation import run as run_ours
@@ -27,7 +28,6 @@ from lacos_st.leaderboard.run import evaluate_mteb, run
 from lacos_st.leaderboard.tasks import load_named
 from lacos_st.models import load_model
 from lacos_st.sts import load_tasks
-from lacos_st.transformer import encoder
 
 mteb = pytest.importorskip("mteb", reason="the extra lacos_st[mteb] is not installed")
 

@@ -89,7 +89,7 @@ def test_smollm2_embeds_as_the_stock_model_does() -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    from lacos_st.transformer import encoder
+    from lacos_st.encoders import encoder
 
     file = installed("smollm2")
     texts = ["A man plays the guitar.", "Zwei Kinder", "The street is long and wide, and nobody walks there."]

@@ -14,7 +14,7 @@ import tiny
 from test_cli import refused
 
 from lacos_st.cli import main
-from lacos_st.transformer import encoder
+from lacos_st.encoders import encoder
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -22,7 +22,7 @@ from lacos_st.errors import UserError
 from lacos_st.methods import load_rows
 from lacos_st.plots import plot_scores
 from lacos_st.recipe.bill import bill_of
-from lacos_st.recipe.check import SIDES, job_of
+from lacos_st.recipe.check import job_of
 from lacos_st.recipe.memory import predict
 from lacos_st.recipe.shapes import shape_of
 from lacos_st.recipe.units import show_bytes
@@ -57,7 +57,7 @@ def cost(config: TrainConfig, *, steps: int) -> Cost:
     lengths = [length for side in sides for length in side]
     mean = sum(lengths) / len(lengths)
     average = replace(job, length=mean, mean_square=sum(length**2 for length in lengths) / len(lengths))
-    tokens = SIDES * mean * config.batch_size * config.gradient_accumulation * steps
+    tokens = len(sides) * mean * config.batch_size * config.gradient_accumulation * steps
     return Cost(bill_of(shape, average, tokens=tokens).flops.paper, predict(shape, job).peak)
 
 

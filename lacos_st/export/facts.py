@@ -12,7 +12,6 @@ from typing import Any
 from lacos_st.data import load_nli, load_pairs
 from lacos_st.errors import UserError
 from lacos_st.export.saved import SavedModel
-from lacos_st.recipe.activations import SIDES
 from lacos_st.recipe.bill import bill_of
 from lacos_st.recipe.job import Job
 from lacos_st.recipe.shapes import shape_of
@@ -167,11 +166,13 @@ def _flops(
     limit = config.max_seq_length or max(lengths)
     lengths = [min(length, limit) for length in lengths]
     mean = max(1.0, sum(lengths) / len(lengths))
-    tokens = SIDES * mean * config.batch_size * config.gradient_accumulation * steps
+    columns = 2 + config.hard_negatives
+    tokens = (1 + config.echo) * columns * mean * config.batch_size * config.gradient_accumulation * steps
     job = Job(
         method=config.method,
         batch_size=config.batch_size,
-        length=mean,
+        columns=columns,
+        length=(1 + config.echo) * mean,
         rank=config.lora_rank or 1,
         targets=config.lora_targets,
         frozen_blocks=config.frozen_blocks or 0,

@@ -13,11 +13,10 @@ from sentence_transformers.base.modules.transformer import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import AutoTokenizer, PreTrainedConfig
 
-from lacos_st.export.saved import POOLING, SavedModel
+from lacos_st.export.saved import OPTIONS_FILE, POOLING, SavedModel
 from lacos_st.folder import read_json
 from lacos_st.unfinished import MODULES_FILE
 
-OPTIONS_FILE = "sentence_bert_config.json"
 SETTINGS_FILE = "config_sentence_transformers.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (

@@ -20,6 +20,7 @@ from lacos_st.loading import first_line, read_config, read_named_base
 from lacos_st.quantizer import Blockwise8bitConfig
 from lacos_st.unfinished import MODULES_FILE, check_finished
 
+OPTIONS_FILE = "sentence_bert_config.json"
 OURS = ("lacos_st.transformer.LoRA8bit", "lacos_st.transformer.BloomLoRA8bit")
 POOLING = "lacos_st.pooling.Pooling"
 THEIRS = "sentence_transformers."
@@ -71,6 +72,12 @@ class SavedModel:
                     f"{name} has a module {entry['type']}, which is neither lacos_st's nor sentence-transformers': "
                     "what is exported would need its code; take it out of the model"
                 )
+        options = read_json(folder / OPTIONS_FILE)
+        if options.get("echo") or options.get("attention", "causal") != "causal":
+            raise UserError(
+                f"{name} reads its text {'twice (echo)' if options.get('echo') else 'both ways (attention)'}, which no "
+                "other library does: it cannot be exported, load it with lacos_st"
+            )
         if base is not None and manifest.self_contained:
             raise UserError(f"{name} holds its base itself: leave out --base")
         return cls(folder, manifest, modules, base or manifest.base)

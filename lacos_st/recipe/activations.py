@@ -128,7 +128,7 @@ def activations(shape: ModelShape, job: Job) -> Activations:
             forward += f * (2 if block.gated else 1)
         return Activations(0, round((forward * tokens + matrix) * item), 0, 0)
     rows = min(job.mini_batch or job.batch_size, job.batch_size)
-    tokens = rows * (job.longer_side or job.length) if job.mini_batch else SIDES * rows * job.length
+    tokens = rows * (job.longer_side or job.length) if job.mini_batch else job.columns * rows * job.length
     frozen = job.method == "freeze"
     embedding = 0 if frozen or _rotates(shape) else h  # the sum of embeddings, as the norm's input
     blocks = shape.layers - job.frozen_blocks * frozen

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lacos_st.errors import UserError
-from lacos_st.recipe.activations import SIDES, is_lean
+from lacos_st.recipe.activations import is_lean
 from lacos_st.recipe.cost import Flops, Parameters, Workload, parameters, training_flops
 from lacos_st.recipe.job import ITEM_BYTES, Job, Method
 from lacos_st.recipe.shapes import ModelShape
@@ -73,9 +73,9 @@ def bill_of(shape: ModelShape, job: Job, *, tokens: float, serve_tokens: float =
     """
     if not job.trains:
         raise UserError("method encode trains nothing: its cost is the serving term of the others (serve_tokens)")
-    steps = math.ceil(tokens / (SIDES * job.length * job.batch_size))
+    steps = math.ceil(tokens / (job.columns * job.length * job.batch_size))
     # the trainer embeds both columns in one pass, a cached loss each by itself and in parts
-    passes = 1 if job.mini_batch is None else SIDES * math.ceil(job.batch_size / job.mini_batch)
+    passes = 1 if job.mini_batch is None else job.columns * math.ceil(job.batch_size / job.mini_batch)
     squares = job.mean_square / job.length  # of the lengths, per token
     method = job.method
     assert method != "encode"
@@ -112,7 +112,7 @@ def bills(
 def lines(shape: ModelShape, found: Sequence[Bill]) -> list[str]:
     """The text of `lacos-st cost`: the base, the workload, and term by term each bill."""
     first = found[0]
-    pairs = first.tokens / SIDES / first.job.length
+    pairs = first.tokens / first.job.columns / first.job.length
     text = [
         f"N = {shape.without_embedding:,} parameters without the token embedding ({shape.parameters:,} with it), "
         f"{shape.layers} blocks",
@@ -137,7 +137,7 @@ def as_json(base: str, shape: ModelShape, found: Sequence[Bill]) -> dict[str, An
         "parameters": shape.parameters,
         "without_embedding": shape.without_embedding,
         "tokens": first.tokens,
-        "pairs": first.tokens / SIDES / first.job.length,
+        "pairs": first.tokens / first.job.columns / first.job.length,
         "length": first.job.length,
         "batch_size": first.job.batch_size,
         "steps": first.steps,

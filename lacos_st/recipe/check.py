@@ -16,7 +16,6 @@ from lacos_st.settings import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-SIDES = 2  # of a pair
 LONG_BATCH = 3.0
 """Standard errors by which a long batch's mean length exceeds that of all: one batch in some 700 is longer."""
 
@@ -30,17 +29,18 @@ def job_of(config: TrainConfig, sides: Sequence[Sequence[int]], *, device: str) 
 
     Args:
         config: resolved.
-        sides: for each side of the pairs, tokens of a sample of its sentences, truncated as in training.
+        sides: for each column of the rows, tokens of a sample of its sentences, truncated as in training.
         device: "cpu" or "cuda".
     """
     lengths = [length for side in sides for length in side]
     mean = sum(lengths) / len(lengths)
     square = sum(length * length for length in lengths) / len(lengths)
-    error = max(0.0, square - mean**2) ** 0.5 / (SIDES * config.batch_size) ** 0.5
+    error = max(0.0, square - mean**2) ** 0.5 / (len(sides) * config.batch_size) ** 0.5
     length = min(mean + LONG_BATCH * error, max(lengths))
     return Job(
         method=config.method,
         batch_size=config.batch_size,
+        columns=len(sides),
         length=max(1.0, length),
         longer_side=max(sum(side) / len(side) for side in sides) * length / mean if mean else 1.0,
         mean_square=square * (length / mean) ** 2 if mean else 1.0,

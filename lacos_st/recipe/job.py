@@ -21,6 +21,7 @@ class Job:
     Attributes:
         method: encode (no training), or one of `lacos-st train`.
         batch_size: pairs in a training batch; sentences in one of `encode`.
+        columns: sentences of a pair: 2, or 3 with hard negatives.
         length: mean tokens of a sentence.
         longer_side: mean tokens of a sentence on the longer side of the pairs, which a cached loss embeds by itself; 0
             for `length`.
@@ -44,6 +45,7 @@ class Job:
 
     method: Method
     batch_size: int = 32
+    columns: int = 2
     length: float = 32.0
     longer_side: float = 0.0
     mean_square: float = 0.0

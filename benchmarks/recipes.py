@@ -1,0 +1,266 @@
+"""Recipes beyond the paper, one change at a time at equal compute, judged on a dev set.
+
+    python -m benchmarks.recipes --data DIR --rows ROWS.tsv --output FOLDER          # every variant that has no row yet
+    python -m benchmarks.recipes --data DIR --rows ROWS.tsv --output FOLDER --only echo negatives
+    python -m benchmarks.recipes --report                                            # the table alone
+
+ROWS is the file of `examples/smollm2_pairs.py`. Each variant trains SmolLM2-135M for as many steps as cost what
+`--steps` of the starting point cost: reading twice or a third column means fewer of them. What counts is Spearman on
+STS-B dev (max of four similarities, as the paper has it), with the interval of the difference over 1,000 resamples of
+the pairs; two more seeds of the starting point show what a seed alone does. Resumable: a variant's row is written when
+it is done, and its training goes on from a checkpoint. Rows, table: `results/recipes.*`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from benchmarks import models, rows
+from lacos_st.atomic import whole_folder, write_text
+from lacos_st.report import markdown_table
+from lacos_st.runs import RunFolder
+from lacos_st.settings import TrainConfig
+from lacos_st.sts import StsTask, load_tasks
+from lacos_st.training import train
+
+STEPS = 48
+RESAMPLES = 1000
+DEV = "STSBenchmark-dev"
+SIMILARITIES = ("cosine", "manhattan", "euclidean", "dot")
+
+START: dict[str, Any] = {
+    "method": "lacos",
+    "block_size": 192,
+    "lora_rank": 16,
+    "lora_targets": ["all-linear"],
+    "pooling": "weightedmean",
+    "symmetric": True,
+    "lr": 8e-4,
+    "batch_size": 64,
+    "scheduler": "cosine",
+    "max_seq_length": 64,
+}
+"""What every variant has but for its change."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One change.
+
+    Attributes:
+        says: what is changed.
+        settings: options of `lacos-st train` in place of `START`'s.
+        cost: of a step, as a multiple of the starting point's: tokens, and passes of a cached loss.
+        nli_only: whether captions and simplifications are left out of the data.
+    """
+
+    says: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    cost: float = 1.0
+    nli_only: bool = False
+
+    def steps(self, budget: int) -> int:
+        """That cost what `budget` steps of the starting point cost."""
+        return max(2, round(budget / self.cost))
+
+
+VARIANTS: dict[str, Variant] = {
+    "start": Variant("the starting point"),
+    "seed 1": Variant("another seed", {"seed": 1}),
+    "echo": Variant("echo: each text twice", {"echo": True}, cost=2),
+    "bidirectional": Variant("bidirectional attention", {"attention": "bidirectional"}),
+    "bidirectional mean": Variant("the same, mean pooling", {"attention": "bidirectional", "pooling": "mean"}),
+    "mean": Variant("mean pooling", {"pooling": "mean"}),
+    "last token": Variant("last-token pooling", {"pooling": "lasttoken"}),
+    "negatives": Variant("hard negatives where there are any", {"hard_negatives": True}, cost=1.5),
+    "one direction": Variant("the stock loss in one direction", {"symmetric": False}),
+    "same side": Variant("all four directions in one softmax", {"symmetric": False, "same_side_negatives": True}),
+    "scale 50": Variant("scale 50, temperature 0.02", {"scale": 50.0}),
+    "scale 10": Variant("scale 10, temperature 0.1", {"scale": 10.0}),
+    "lr 4e-4": Variant("half the learning rate", {"lr": 4e-4}),
+    "lr 16e-4": Variant("twice the learning rate", {"lr": 16e-4}),
+    "batch 32": Variant("half the batch", {"batch_size": 32}, cost=0.5),
+    "batch 128": Variant("twice the batch", {"batch_size": 128}, cost=2),
+    "cached 256": Variant("batch 256, cached loss", {"batch_size": 256, "mini_batch_size": 32}, cost=4 * 4 / 3),
+    "rank 4": Variant("rank 4", {"lora_rank": 4}),
+    "rank 64": Variant("rank 64", {"lora_rank": 64}),
+    "paper targets": Variant("adapters on feed-forward and embedding", {"lora_targets": ["paper"]}),
+    "matryoshka": Variant("Matryoshka loss, 64 to 576", {"matryoshka_dims": [64, 128, 256]}),
+    "prompt": Variant('prompt "This sentence means: "', {"prompt": "This sentence means: "}, cost=1.3),
+    "linear code": Variant("linear 8-bit code", {"code": "linear"}),
+    "nli": Variant("NLI alone", nli_only=True),
+    "nli negatives": Variant("NLI alone, hard negatives", {"hard_negatives": True}, cost=1.5, nli_only=True),
+    "seed 2": Variant("a third seed", {"seed": 2}),
+}
+"""In the order in which they are run. A prompt of four tokens makes a sentence of 14 tokens 1.3 times as long."""
+
+
+def config(variant: Variant, *, base: str, data: str, sts: str, output: Path, budget: int) -> TrainConfig:
+    """The training of a variant; nothing is validated before its end, where the dev set is."""
+    values = {
+        **START,
+        **variant.settings,
+        "base": base,
+        "data": [data],
+        "exclude_sts": [sts],
+        "output": str(output),
+        "max_steps": variant.steps(budget),
+        "eval_rows": 0,
+        "eval_steps": 16,
+        "log_steps": 1,
+        "progress": False,
+        "cpu": True,
+    }
+    return TrainConfig.from_mapping(values, source="recipes")
+
+
+def similarities(model: Any, task: StsTask) -> np.ndarray:
+    """Of each pair of a task, by the four functions of `SIMILARITIES`: float64 (4, N)."""
+    from sentence_transformers import util
+
+    first, second = (model.encode(list(side), convert_to_tensor=True) for side in (task.sentences1, task.sentences2))
+    functions = (
+        util.pairwise_cos_sim,
+        util.pairwise_manhattan_sim,
+        util.pairwise_euclidean_sim,
+        util.pairwise_dot_score,
+    )
+    return np.stack([function(first, second).double().cpu().numpy() for function in functions])
+
+
+def spearman(values: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Of each row of `values`, (k, N), with `scores`, (N,), x 100; ties share their ranks."""
+    ranks = np.stack([rankdata(row) for row in (*values, scores)])
+    return np.asarray(100 * np.corrcoef(ranks)[-1, :-1])
+
+
+def difference(one: np.ndarray, other: np.ndarray, scores: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of max-of-four of `one` less that of `other`, over resamples of the pairs.
+
+    Args:
+        one: similarities (4, N).
+        other: similarities (4, N).
+        scores: of the people, (N,).
+        seed: of the resampling.
+    """
+    chance = np.random.default_rng(seed)
+    found = []
+    for _ in range(RESAMPLES):
+        drawn = chance.integers(len(scores), size=len(scores))
+        both = spearman(np.concatenate([one, other])[:, drawn], scores[drawn])
+        found.append(both[:4].max() - both[4:].max())
+    low, high = np.percentile(found, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def nli_rows(file: Path, output: Path) -> Path:
+    """The rows of NLI in `file`: those whose premise has a label that is no entailment, or stands with one that has."""
+    place = output / "nli.tsv"
+    head, *lines = file.read_text(encoding="utf-8").splitlines()
+    premises = {line.split("\t")[1] for line in lines if not line.startswith("entailment")}
+    write_text(place, "\n".join([head, *(line for line in lines if line.split("\t")[1] in premises)]) + "\n")
+    return place
+
+
+def done(name: str, steps: int, data: str) -> dict[str, Any] | None:
+    """The last row of a variant on this data, at this number of steps."""
+    found = [row for row in rows.read("recipes") if (row["variant"], row["budget"], row["data"]) == (name, steps, data)]
+    return found[-1] if found else None
+
+
+def run(name: str, options: argparse.Namespace) -> None:
+    """Train and score one variant, and write its row."""
+    variant = VARIANTS[name]
+    data = nli_rows(options.rows, options.output) if variant.nli_only else options.rows
+    folder = options.output / name.replace(" ", "-")
+    sts = options.data / "sts"
+    base = str(options.base or models.find("smollm2"))
+    wanted = config(variant, base=base, data=str(data), sts=str(sts), output=folder, budget=options.steps)
+    if RunFolder(folder).last_checkpoint() is not None:
+        wanted = TrainConfig.from_yaml(folder / "train.yaml", resume=True)
+    start = time.perf_counter()
+    result = train(wanted)
+    (dev,) = load_tasks(options.data, names=[DEV])
+    found = similarities(result.model, dev)
+    with whole_folder(options.output / "similarities" / folder.name) as new:
+        np.save(new / "dev.npy", found.astype(np.float32))
+    scores = spearman(found, np.array(dev.scores))
+    rows.append(
+        "recipes",
+        variant=name,
+        says=variant.says,
+        settings=dict(variant.settings),
+        budget=options.steps,
+        steps=result.steps,
+        cost=variant.cost,
+        data=sha256(options.rows),
+        train_rows=result.train_rows,
+        train_loss=result.train_loss,
+        dev_max=float(scores.max()),
+        dev=dict(zip(SIMILARITIES, map(float, scores), strict=True)),
+        seconds=time.perf_counter() - start,
+    )
+    print(f"{name}: {scores.max():.2f} after {result.steps} steps", flush=True)
+
+
+def sha256(file: Path) -> str:
+    """The beginning of a file's."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def main() -> None:
+    """Run what has no row yet; see the module's text."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with sts")
+    parser.add_argument("--rows", type=Path, required=True, help="training rows")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the trainings")
+    parser.add_argument("--base", help="another base than SmolLM2")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"of the starting point [{STEPS}]")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, metavar="VARIANT", help="these variants")
+    parser.add_argument("--report", action="store_true", help="write the table of the rows there are, train nothing")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    names = options.only or list(VARIANTS)
+    for name in names:
+        if not options.report and done(name, options.steps, sha256(options.rows)) is None:
+            run(name, options)
+    print(report(options))
+
+
+def report(options: argparse.Namespace) -> str:
+    """The table, also written to results/recipes.md: each variant beside the starting point."""
+    (dev,) = load_tasks(options.data, names=[DEV])
+    scores = np.array(dev.scores)
+    lines = [["change", "steps", f"{DEV}, max of four", "cosine", "difference", "95 % interval", "s"]]
+    found = {name: done(name, options.steps, sha256(options.rows)) for name in VARIANTS}
+    start = found["start"]
+    for name, row in found.items():
+        if row is None:
+            continue
+        cells = [row["says"], str(row["steps"]), f"{row['dev_max']:.2f}", f"{row['dev']['cosine']:.2f}"]
+        if start is None or name == "start":
+            cells += ["", ""]
+        else:
+            one, other = (
+                np.load(options.output / "similarities" / what.replace(" ", "-") / "dev.npy").astype(np.float64)
+                for what in (name, "start")
+            )
+            low, high = difference(one, other, scores)
+            cells += [f"{row['dev_max'] - start['dev_max']:+.2f}", f"{low:+.2f} to {high:+.2f}"]
+        lines.append([*cells, f"{row['seconds']:.0f}"])
+    text = markdown_table(lines)
+    write_text(rows.RESULTS / "recipes.md", text + "\n")
+    return text
+
+
+if __name__ == "__main__":
+    main()
