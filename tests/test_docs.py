@@ -1,4 +1,4 @@
-"""README says what is true of the package: its files, its commands, its figures."""
+"""README and docs/ say what is true of the package: its files, its commands, its figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from benchmarks import promises, readme, rows, worked  # noqa: E402
 
 
 def test_every_file_of_the_package_stands_in_the_tree() -> None:
-    tree = README.partition("lacos_st/\n")[2].partition("examples/")[0]
+    text = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    tree = text.partition("lacos_st/\n")[2].partition("examples/")[0]
     folder, listed = "", []
     for indent, name in re.findall(r"^(  |    )(\w+(?:\.py|/)) ", tree, re.M):
         if name.endswith("/"):
