@@ -7,6 +7,18 @@ from transformers import PreTrainedModel
 from lacos_st.bloom import BloomEncoder
 from lacos_st.errors import UserError
 
+WAYS = ("causal", "bidirectional")
+
+
+def check_way(attention: str) -> None:
+    """That an option names a way of attention.
+
+    Raises:
+        UserError: it does not.
+    """
+    if attention not in WAYS:
+        raise UserError(f'attention="{attention}" is unknown: choose "causal" or "bidirectional"')
+
 
 def attend_both_ways_(model: PreTrainedModel) -> None:
     """Have every attention layer of a model behind `ragged_attention` look both ways.

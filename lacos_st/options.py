@@ -66,7 +66,7 @@ def build_options(cls: type, values: Mapping[str, Any], *, source: str) -> Any:
 
 
 def _convert(name: str, value: Any, hint: Any) -> Any:
-    """`value` as `hint` (str, int, float, bool, Literal, tuple[str, ...], each perhaps `| None`)."""
+    """`value` as `hint` (str, int, float, bool, Literal, a tuple of one of them, each perhaps `| None`)."""
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         if value is None or value == "none":
             return None
@@ -76,10 +76,8 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
             return value
         raise UserError(f"{name} is {value!r}: expected one of {', '.join(map(str, choices))}")
     if typing.get_origin(hint) is tuple:
-        items = [value] if isinstance(value, str) else value
-        if isinstance(items, list | tuple) and all(isinstance(item, str) for item in items):
-            return tuple(items)
-        raise UserError(f"{name} is {value!r}: expected text or a list of texts")
+        items = value if isinstance(value, list | tuple) else [value]
+        return tuple(_convert(name, item, typing.get_args(hint)[0]) for item in items)
     if hint is bool or hint is str:
         if isinstance(value, hint):
             return value

@@ -20,7 +20,7 @@ from transformers import DataCollatorWithFlattening, PreTrainedConfig, PreTraine
 from lacos_st import adapters, checkpoint, gguf
 from lacos_st.blockwise import BLOCK_SIZE
 from lacos_st.bloom import BloomEncoder
-from lacos_st.both_ways import attend_both_ways_
+from lacos_st.both_ways import attend_both_ways_, check_way
 from lacos_st.columns import COLUMN, Column
 from lacos_st.echo import doubled
 from lacos_st.embedded import resolve
@@ -133,6 +133,7 @@ class LoRA8bit(Transformer):
     def _fill(self, path: str, **kwargs: Any) -> None:
         """Read base and adapter, and compare them with what was saved."""
         check_options(self._init_options, self._manifest)
+        check_way(self.attention)
         hub = hub_part(kwargs["model_kwargs"])
         super().__init__(gguf.tokenizer_folder(path, **hub) if gguf.is_gguf(path) else path, **kwargs)
         self.register_load_state_dict_pre_hook(keep_base)

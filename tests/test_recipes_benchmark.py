@@ -1,0 +1,88 @@
+"""`benchmarks/recipes.py`: equal compute, the dev score, and the interval of a difference."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from scipy.stats import spearmanr
+
+from benchmarks import recipes, rows
+from lacos_st import encoder, grammar
+from lacos_st.evaluation import evaluate
+from lacos_st.settings import TrainConfig
+from lacos_st.sts import StsTask
+
+
+def test_a_dearer_step_means_fewer_of_them() -> None:
+    steps = {name: variant.steps(48) for name, variant in recipes.VARIANTS.items()}
+    assert (steps["start"], steps["echo"], steps["negatives"], steps["batch 32"], steps["cached 256"]) == (
+        48,
+        24,
+        32,
+        96,
+        9,
+    )
+
+
+@pytest.mark.parametrize("name", recipes.VARIANTS)
+def test_every_variant_is_a_training_that_can_be_asked_for(name: str, tmp_path: Path) -> None:
+    config = recipes.config(
+        recipes.VARIANTS[name], base="llama", data="rows.tsv", sts="sts", output=tmp_path, budget=48
+    ).resolved()
+    start = TrainConfig.from_mapping({**recipes.START, "base": "llama", "data": "rows.tsv", "output": "x"}).resolved()
+    changed = {key for key in vars(config) if getattr(config, key) != getattr(start, key)}
+    own = {"output", "max_steps", "eval_rows", "eval_steps", "log_steps", "progress", "cpu", "exclude_sts"}
+    assert changed - own == {key for key in recipes.VARIANTS[name].settings}
+
+
+def graded(count: int) -> StsTask:
+    texts = ["a man plays a guitar", "guitar", "the street is long", "a man walks", "x"]
+    pairs = [(texts[n % 5], texts[n * n % 5] + f" {n % 3}") for n in range(count)]
+    scores = tuple(float(n * 7 % 11) for n in range(count))
+    return StsTask("made", "sts", "en", tuple(a for a, _ in pairs), tuple(b for _, b in pairs), scores, (0, 10))
+
+
+def test_scores_are_those_of_the_evaluator(tmp_path: Path) -> None:
+    model = encoder(tiny.save(tmp_path), block_size=64, device="cpu")
+    task = graded(40)
+    found = recipes.similarities(model, task)
+    ours = recipes.spearman(found, np.array(task.scores))
+    assert ours == pytest.approx([100 * spearmanr(row, task.scores).statistic for row in found])
+    stock = evaluate({"made": model}, tasks=[task]).models[0].tasks[0].spearman
+    assert dict(zip(recipes.SIMILARITIES, ours, strict=True)) == pytest.approx(stock, abs=1e-4)
+
+
+def test_the_interval_holds_zero_for_equals_and_not_for_a_better_one() -> None:
+    chance = np.random.default_rng(0)
+    scores = chance.normal(size=400)
+    good, noise = (np.stack([scores + weight * chance.normal(size=400)] * 4) for weight in (0.5, 3.0))
+    low, high = recipes.difference(good, noise, scores)
+    assert low > 20 and high < 80
+    assert recipes.difference(good, good, scores) == (0.0, 0.0)
+
+
+def test_a_variant_is_trained_scored_and_reported_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    grammar.write(data, nli_rows=60, graded_rows=20)
+    task = graded(30)
+    monkeypatch.setattr(recipes, "load_tasks", lambda folder, names: [task])
+    monkeypatch.setattr(rows, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(recipes, "START", {**recipes.START, "block_size": 64, "batch_size": 8})
+    file = sorted((data / "nli").glob("*.tsv"))[0]
+    asked = ["recipes", "--data", str(data), "--rows", str(file), "--output", str(tmp_path / "out"), "--steps", "2"]
+    asked += ["--base", tiny.save(tmp_path / "base", "llama"), "--only", "start", "echo"]
+    monkeypatch.setattr("sys.argv", asked)
+    for _ in range(2):
+        recipes.main()
+    made = [json.loads(line) for line in (tmp_path / "results" / "recipes.jsonl").read_text().splitlines()]
+    assert [(row["variant"], row["steps"]) for row in made] == [("start", 2), ("echo", 2)]
+    assert made[0]["dev_max"] == max(made[0]["dev"].values()) != made[1]["dev_max"]
+    table = (tmp_path / "results" / "recipes.md").read_text()
+    assert f"{made[1]['dev_max'] - made[0]['dev_max']:+.2f}" in table
+    assert "echo: each text twice: 2 steps" not in table and "2 steps" in capsys.readouterr().out
