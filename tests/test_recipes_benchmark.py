@@ -56,7 +56,8 @@ def test_scores_are_those_of_the_evaluator(tmp_path: Path) -> None:
     assert dict(zip(recipes.SIMILARITIES, ours, strict=True)) == pytest.approx(stock, abs=1e-4)
 
 
-def test_the_interval_holds_zero_for_equals_and_not_for_a_better_one() -> None:
+def test_the_interval_holds_zero_for_equals_and_not_for_a_better_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes, "RESAMPLES", 100)
     chance = np.random.default_rng(0)
     scores = chance.normal(size=400)
     good, noise = (np.stack([scores + weight * chance.normal(size=400)] * 4) for weight in (0.5, 3.0))
@@ -72,6 +73,7 @@ def test_a_variant_is_trained_scored_and_reported_once(
     grammar.write(data, nli_rows=60, graded_rows=20)
     task = graded(30)
     monkeypatch.setattr(recipes, "load_tasks", lambda folder, names: [task])
+    monkeypatch.setattr(recipes, "RESAMPLES", 20)
     monkeypatch.setattr(rows, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(recipes, "START", {**recipes.START, "block_size": 64, "batch_size": 8})
     file = sorted((data / "nli").glob("*.tsv"))[0]
