@@ -3,13 +3,16 @@
 # PYTHON      the interpreter that makes .venv                               make test PYTHON=python3.12
 # TORCH       which torch .venv gets                                         make test TORCH=torch==2.14.0
 # TORCH_ARGS  more pip options for that one install, such as an index        make test TORCH_ARGS="--index-url ..."
+# JOBS        processes that run the tests, a file of them each at a time       make test JOBS=8
 # CUDA=1      take a CUDA build of torch although no NVIDIA GPU is seen      make test CUDA=1
 PYTHON ?= python3
+JOBS ?= 2
 TORCH ?= torch==2.13.0
 TORCH_ARGS ?=
 CUDA ?= $(shell nvidia-smi >/dev/null 2>&1 && echo 1)
 
 BIN := .venv/bin
+PYTEST := $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 INSTALLED := .venv/.installed
 EXTRAS := dev,mteb,plot
 
@@ -17,7 +20,7 @@ LOWEST := .venv-lowest
 # What the lowest versions have to pass: private names, load, encode parity, train and resume, save and load.
 LOWEST_TESTS := tests/test_upstream.py tests/test_versions.py tests/test_transformer.py tests/test_training.py
 
-.PHONY: demo test test-lowest slow lint typecheck format bench drill compare help
+.PHONY: demo test test-lowest slow thorough lint typecheck format bench drill compare help
 .DELETE_ON_ERROR:
 
 help: ## list the tasks
@@ -42,7 +45,7 @@ demo: $(INSTALLED) ## the paper in miniature, offline: train, evaluate, save, pl
 	$(BIN)/lacos-st demo $(DEMO_ARGS)
 
 test: $(INSTALLED) ## the tests, offline
-	$(BIN)/pytest $(TEST_ARGS)
+	$(PYTEST) $(TEST_ARGS)
 
 # torch comes first here too; the lowest that installs without CUDA is the one that .venv has by default.
 $(LOWEST)/.installed: pyproject.toml tests/lowest.txt
@@ -55,7 +58,10 @@ test-lowest: $(LOWEST)/.installed ## a quick part of the tests on the lowest ver
 	$(LOWEST)/bin/pytest $(LOWEST_TESTS) $(TEST_ARGS)
 
 slow: $(INSTALLED) ## the tests marked slow
-	$(BIN)/pytest -m slow $(TEST_ARGS)
+	$(PYTEST) -m "slow and not thorough" $(TEST_ARGS)
+
+thorough: $(INSTALLED) ## every test, for half an hour or more
+	$(PYTEST) -m "slow or not slow" $(TEST_ARGS)
 
 lint: $(INSTALLED) ## format and lint, checked
 	$(BIN)/ruff format --check .

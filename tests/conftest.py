@@ -20,8 +20,8 @@ DATA = Path(os.environ.get("LACOS_DATA", Path(__file__).parents[1] / "../shared/
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Small products lose time on more threads, and a machine may be shared."""
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+    """Small products lose time on more threads; processes of pytest-xdist take a core each."""
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, torch.get_num_threads()))
 
 
 @pytest.fixture(autouse=True)

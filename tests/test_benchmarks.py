@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import thorough
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for benchmarks, which are not installed
 
@@ -246,7 +247,7 @@ def test_what_is_kept_for_the_backward_is_counted_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("benchmark", [training, encoding, latency, memory])
+@pytest.mark.parametrize("benchmark", [training, *thorough([encoding, latency, memory])])
 def test_quick_mode(
     benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -276,7 +277,7 @@ def test_bytes_per_weight() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", parity.CASES[::3], ids=str)
+@pytest.mark.parametrize("case", thorough(parity.CASES[::3], but=parity.CASES[::12]), ids=str)
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21 asks for it
 def test_parity(case: parity.Case) -> None:
     hidden, gradients = parity.encoder_differences(case)

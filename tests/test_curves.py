@@ -34,6 +34,7 @@ def test_the_verdict_follows_the_slopes() -> None:
     assert "slower" in curves.sentence({**curve, "slope": 0.4})
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_quick_run_measures_draws_and_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

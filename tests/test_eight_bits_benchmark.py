@@ -20,12 +20,12 @@ from benchmarks import eight_bits, eight_bits_ways, rows  # noqa: E402
 from benchmarks.eight_bits_report import differences, plot, table  # noqa: E402
 from benchmarks.eight_bits_ways import WAYS, Source, Way, build, round_trip, source, store_, stored_bytes  # noqa: E402
 from lacos_st.blockwise import CODES, code_table  # noqa: E402
+from lacos_st.encoders import encoder  # noqa: E402
 from lacos_st.errors import UserError  # noqa: E402
 from lacos_st.linear import storable_layers  # noqa: E402
 from lacos_st.quantizer import UNUSED  # noqa: E402
 from lacos_st.stored import Stored8bit  # noqa: E402
 from lacos_st.sts import load_tasks  # noqa: E402
-from lacos_st.transformer import encoder  # noqa: E402
 
 TEXTS = ["a man plays a guitar", "guitar", "the street is long and a man walks", "x"]
 

@@ -150,6 +150,7 @@ def test_a_failing_part_keeps_its_lines() -> None:
     assert ours.recv() is None
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_parts_have_processes_and_time_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     line = {"line 0": {"value": 0}}

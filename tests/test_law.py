@@ -435,6 +435,7 @@ def test_a_command_line_that_cannot_be_used(
     assert [path.name for path in table.parent.iterdir()] == ["runs.csv"]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_intervals_cover_what_they_say() -> None:
     """Percentile intervals of few configurations are somewhat narrow: nine in ten, not 95 in a hundred."""

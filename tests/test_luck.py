@@ -69,6 +69,7 @@ def test_the_same_call_gives_the_same_bits(model: SentenceTransformer) -> None:
     np.testing.assert_array_equal(model.encode(TEXTS, batch_size=7), first)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_worker_processes_do_not_matter(tiny_bloom_dir: str) -> None:
     model = encoder(tiny_bloom_dir, device="cpu", block_size=64, lora_rank=2)
@@ -84,7 +85,8 @@ def test_worker_processes_do_not_matter(tiny_bloom_dir: str) -> None:
         assert difference(found, expected) < BOUND
 
 
-SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("lora", "full", "freeze", "bias", "sbert")]
+METHODS = ("lora", "full", "freeze", "bias", "sbert")
+SLOW = [pytest.param(method, marks=[pytest.mark.slow, pytest.mark.thorough]) for method in METHODS]
 
 
 @pytest.mark.parametrize("method", ["lacos", *SLOW])

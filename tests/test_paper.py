@@ -75,7 +75,13 @@ def comparable(found: list[cells.Row]) -> Any:
 
 
 @pytest.mark.parametrize(
-    "name", ["table2", "figure4", "grid", *(pytest.param(name, marks=pytest.mark.slow) for name in ("table1", "xsts"))]
+    "name",
+    [
+        "table2",
+        "figure4",
+        "grid",
+        *(pytest.param(name, marks=[pytest.mark.slow, pytest.mark.thorough]) for name in ("table1", "xsts")),
+    ],
 )
 def test_a_quick_run_leaves_rows_table_and_plot_and_is_not_done_again(
     name: str, run: Run, quick: QuickRun, monkeypatch: pytest.MonkeyPatch
@@ -176,6 +182,7 @@ def test_the_grid_keeps_one_model(quick: QuickRun) -> None:
     assert kept == [cells.run_folder(planned, best["cell"]).path]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_table1_takes_the_settings_of_the_best_of_the_grid(run: Run, tmp_path: Path) -> None:
     best = min(run("grid", tmp_path), key=lambda row: float(row["validation_loss"]))

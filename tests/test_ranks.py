@@ -19,6 +19,7 @@ import rank_run
 import resume_runs
 import tiny
 import torch
+from marks import thorough
 from torch.utils.data import BatchSampler
 
 from lacos_st import ranks
@@ -125,18 +126,22 @@ def test_two_processes_are_one_with_twice_the_batch(options: dict[str, Any], tmp
     "changes",
     [
         {"symmetric": True, "gather_across_devices": True},
-        {"mini_batch_size": 2, "gather_across_devices": True},
-        {"gradient_accumulation": 2, "gather_across_devices": True, "lora_targets": ["all-linear"]},
-        {"method": "full", "gather_across_devices": True, "lora_rank": None},
-        {"gradient_checkpointing": True, "gather_across_devices": True},
-        {
-            "epochs": 2,
-            "max_steps": None,
-            "max_rows": 64,
-            "eval_rows": 0,
-            "eval_sts": None,
-            "gather_across_devices": True,
-        },
+        *thorough(
+            [
+                {"mini_batch_size": 2, "gather_across_devices": True},
+                {"gradient_accumulation": 2, "gather_across_devices": True, "lora_targets": ["all-linear"]},
+                {"method": "full", "gather_across_devices": True, "lora_rank": None},
+                {"gradient_checkpointing": True, "gather_across_devices": True},
+                {
+                    "epochs": 2,
+                    "max_steps": None,
+                    "max_rows": 64,
+                    "eval_rows": 0,
+                    "eval_sts": None,
+                    "gather_across_devices": True,
+                },
+            ]
+        ),
     ],
     ids=lambda changes: "-".join(changes),
 )
@@ -155,6 +160,7 @@ def test_the_weights_of_a_loss_are_averaged_too(options: dict[str, Any], tmp_pat
     compare({**rest, "base": base, "method": "sbert"}, tmp_path)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_without_gathering_each_process_has_its_own_negatives(options: dict[str, Any], tmp_path: Path) -> None:
     found = rank_run.train_together(
@@ -191,6 +197,7 @@ def test_a_process_that_dies_ends_the_run_which_can_be_resumed(options: dict[str
     assert largest(whole[0][1]["weights"], resumed[1][1]["weights"]) == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_processes_that_differ_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
     found = rank_run.train_together({**options, "output": str(tmp_path / "a")}, tmp_path / "x", lr=1e-3)

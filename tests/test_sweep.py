@@ -242,6 +242,7 @@ def test_a_grid_that_cannot_be_run(
     assert not Path(options["output"]).exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_several_processes_give_the_rows_of_one_and_sigterm_leaves_whole_rows(
     options: dict[str, Any], tmp_path: Path
