@@ -42,9 +42,12 @@ def new_canvas(width: float, height: float) -> Any:
 
 
 def write_canvas(canvas: Any, path: Path) -> None:
-    """Save a figure as what the suffix says, in a folder that is made where it is missing."""
+    """Save a figure as what the suffix says, in a folder that is made where it is missing.
+
+    An .svg bears no date, so that the same drawing is the same file.
+    """
     check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn = io.BytesIO()
-    canvas.savefig(drawn, format=path.suffix[1:], dpi=150)
+    canvas.savefig(drawn, format=path.suffix[1:], dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
     write_bytes(path, drawn.getvalue())
