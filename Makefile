@@ -14,13 +14,13 @@ CUDA ?= $(shell nvidia-smi >/dev/null 2>&1 && echo 1)
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 INSTALLED := .venv/.installed
-EXTRAS := dev,mteb,plot
+EXTRAS := dev,docs,mteb,plot
 
 LOWEST := .venv-lowest
 # What the lowest versions have to pass: private names, load, encode parity, train and resume, save and load.
 LOWEST_TESTS := tests/test_upstream.py tests/test_versions.py tests/test_transformer.py tests/test_training.py
 
-.PHONY: demo test test-lowest slow thorough lint typecheck format bench drill compare help
+.PHONY: demo test test-lowest slow thorough lint typecheck format docs bench drill compare help
 .DELETE_ON_ERROR:
 
 help: ## list the tasks
@@ -73,6 +73,9 @@ format: $(INSTALLED) ## format and lint, mended
 
 typecheck: $(INSTALLED) ## mypy, strict
 	$(BIN)/mypy
+
+docs: $(INSTALLED) ## the documentation as a site, into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(INSTALLED) ## each short benchmark once, adding a row to benchmarks/results; then README's table
 	$(BIN)/python -m benchmarks.format

@@ -84,7 +84,9 @@ def on_post_build(*, config: MkDocsConfig) -> None:
         PluginError: names the pages and what they would fetch.
     """
     pages = sorted(Path(config.site_dir).rglob("*.html"))
-    found = [f"{page.relative_to(config.site_dir)}: {name}" for page in pages for name in foreign(page.read_text("utf-8"))]
+    found = [
+        f"{page.relative_to(config.site_dir)}: {name}" for page in pages for name in foreign(page.read_text("utf-8"))
+    ]
     if not pages or found:
         raise PluginError("pages that fetch from the network:\n" + "\n".join(found or ["no page was built"]))
 

@@ -10,7 +10,7 @@ from docs.figures import blocks, flat, law, lora
 from lacos_st.canvas import new_canvas, write_canvas
 
 FOLDER = Path(__file__).resolve().parents[1] / "assets" / "figures"
-LOOK = {
+LOOK: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # matplotlib's own, so that lengths do not depend on the machine
     "font.size": 9,
@@ -22,7 +22,7 @@ LOOK = {
 }
 FIGURES: dict[str, tuple[tuple[float, float], Callable[[Any], None]]] = {
     "blocks": ((7.6, 3.9), blocks.draw),
-    "lora": ((7.6, 3.7), lora.draw),
+    "lora": ((7.6, 3.2), lora.draw),
     "flat": ((7.6, 3.0), flat.draw),
     "law": ((7.6, 3.9), law.draw),
 }

@@ -38,9 +38,9 @@ def draw(canvas: Any) -> None:
     for row, count in enumerate(counts):
         for column in range(start, start + count):
             flat.add_patch(Rectangle((column, 0), 0.86, 0.86, facecolor=COLOURS[row], linewidth=0))
-        flat.text(start, -0.25, str(start), ha="left", va="top", size=8)
+        flat.text(start, -0.25, str(start), ha="center", va="top", size=8)
         start += count
-    flat.text(start, -0.25, f"{start} = cu_seq_lens_q", ha="left", va="top", size=8)
+    flat.text(start + 0.4, -0.25, f"{start}   cu_seq_lens_q", ha="left", va="top", size=8)
     flat.set_title(f"flat: {real} places, all of them tokens", loc="left", size=9)
     for axes, low, high in ((padded, 1 - len(counts) - 0.1, 1.0), (flat, -1.2, 1.0)):
         axes.set(xlim=(-6, real + 8), ylim=(low, high))

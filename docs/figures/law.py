@@ -39,10 +39,17 @@ def draw(canvas: Any) -> None:
         axes.loglog(sizes, full, "o-", color=colour, markersize=3.5, linewidth=1.2)
         axes.loglog(sizes, lora, "s--", color=colour, markersize=3, linewidth=0.9)
         method = "full" if budget <= THRESHOLD_FLOPS else "LoRA"
-        axes.text(sizes[-1] * 1.12, full[-1], f"{show_flops(budget)}: {method}", color=colour, va="center", size=8)
+        axes.text(
+            sizes[-1] * 1.3,
+            (full[-1] * lora[-1]) ** 0.5,
+            f"{show_flops(budget)}: {method}",
+            color=colour,
+            va="center",
+            size=8,
+        )
     axes.plot([], [], "o-", color="black", markersize=3.5, label="full fine-tuning")
     axes.plot([], [], "s--", color="black", markersize=3, label="LoRA (rank 128; 32 where a layer is narrow)")
     axes.legend(frameon=False, fontsize=8, loc="lower left")
     axes.set(xlabel="N, parameters without the token embedding", ylabel="D, tokens that the budget pays for")
-    axes.set_xlim(sizes[0] * 0.8, sizes[-1] * 5)
+    axes.set_xlim(sizes[0] * 0.8, sizes[-1] * 6)
     axes.set_title("Budgets of the recipe paper, and the method it takes at each", loc="left", size=9)

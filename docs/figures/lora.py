@@ -33,7 +33,7 @@ def draw(canvas: Any) -> None:
     """Boxes from left to right for both papers' choice of places."""
     axes = canvas.subplots()
     axes.set_axis_off()
-    axes.set(xlim=(-0.1, len(LAYERS)), ylim=(0.15, 5.0))
+    axes.set(xlim=(-0.1, len(LAYERS)), ylim=(0.15, 4.65))
     both = {"paper": adapted("paper"), "recipe": adapted("recipe")}
     for place, (name, label) in enumerate(LAYERS):
         weights = name not in FREE
@@ -50,7 +50,11 @@ def draw(canvas: Any) -> None:
     axes.plot([1.0, 1.0, 5.86, 5.86], [1.35, 1.2, 1.2, 1.35], color="black", linewidth=0.8)
     axes.text(3.43, 1.1, "as many times as the model has layers", ha="center", va="top", size=8)
     for place, (colour, text) in enumerate(
-        ((COLOURS[5], 'adapters with "paper"'), (COLOURS[1], 'adapters with "recipe"'), (COLOURS[0], "frozen weights in 8-bit blocks"))
+        (
+            (COLOURS[5], 'adapters with "paper"'),
+            (COLOURS[1], 'adapters with "recipe"'),
+            (COLOURS[0], "frozen weights in 8-bit blocks"),
+        )
     ):
         axes.add_patch(_box(0.1 + 2.2 * place, 0.3, 0.22, 0.28, colour))
         axes.text(0.4 + 2.2 * place, 0.44, text, va="center", size=8)
@@ -60,5 +64,10 @@ def _box(left: float, bottom: float, width: float, height: float, colour: str) -
     from matplotlib.patches import FancyBboxPatch
 
     return FancyBboxPatch(
-        (left + 0.03, bottom + 0.03), width - 0.06, height - 0.06, boxstyle="round,pad=0.03", facecolor=colour, linewidth=0
+        (left + 0.03, bottom + 0.03),
+        width - 0.06,
+        height - 0.06,
+        boxstyle="round,pad=0.03",
+        facecolor=colour,
+        linewidth=0,
     )
