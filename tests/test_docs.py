@@ -109,6 +109,14 @@ def test_documents_name_files_that_exist(name: str) -> None:
     assert named <= {p.name for p in ROOT.rglob("*.py") if ".venv" not in p.parts}
 
 
+@pytest.mark.parametrize(
+    ("page", "figure"), [("bloom-7b1.md", "8.2 GiB"), ("bloom-7b1.md", "8.4 GiB"), ("concepts.md", "1.0156")]
+)
+def test_measured_figures_on_pages_stand_in_the_results(page: str, figure: str) -> None:
+    assert figure in (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert figure in README, f"the newest row says otherwise: change {page}"
+
+
 def test_worked_examples_are_what_the_command_prints() -> None:
     text = worked.FILE.read_text(encoding="utf-8")
     assert worked.rewrite(text) == text, "run `python -m benchmarks.worked`"
