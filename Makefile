@@ -75,7 +75,7 @@ typecheck: $(INSTALLED) ## mypy, strict
 	$(BIN)/mypy
 
 docs: $(INSTALLED) ## the documentation as a site, into site/; a warning is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(INSTALLED) ## each short benchmark once, adding a row to benchmarks/results; then README's table
 	$(BIN)/python -m benchmarks.format
