@@ -100,7 +100,7 @@ def test_a_readme_without_markers_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["bases.md", "encode.md", "export.md", "formats.md", "design.md", "promises.md", "versions.md"]
+    "name", ["bases.md", "encode.md", "export.md", "formats.md", "design.md", "index.md", "promises.md", "versions.md"]
 )
 def test_documents_name_files_that_exist(name: str) -> None:
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")

@@ -105,6 +105,8 @@ def test_pages_open_in_a_browser(site: str) -> None:
     errors: list[str] = []
     with urllib.request.urlopen(f"{site}bloom-7b1.html") as answer:
         assert "Not run by the tests: the base is 14 GB" in answer.read().decode()
+    with urllib.request.urlopen(f"{site}repository/examples/train_ray.py") as answer:
+        assert answer.status == 200, "a file that a page links to has to come along"
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         phone = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
