@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from docs_code import RUN, Block, blocks, check, run
 
@@ -52,6 +54,44 @@ def test_the_blocks_of_a_page_run(name: str, world: Path, tmp_path: Path, monkey
             run(block, names)
     if name == "tutorial.md":
         _check_the_tutorial(names)
+
+
+@pytest.mark.slow
+@pytest.mark.thorough  # tests/test_export.py exports to ONNX too
+def test_blocks_that_are_left_to_make_thorough_run(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for needed in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(needed, reason=f'{needed} is not installed: pip install "lacos_st[onnx]"')
+    shutil.copytree(world, tmp_path / "world")
+    monkeypatch.chdir(tmp_path / "world")
+    names: dict[str, Any] = {"__name__": "__page__"}
+    found = [one for name in PAGES for one in PAGES[name] if one.reason == "with the others, but by make thorough"]
+    assert [one.language for one in found] == ["sh", "python"]
+    for block in found:
+        run(block, names)
+    wanted = lacos_st.encoder("run/model", device="cpu").encode(["A man plays the guitar."])
+    np.testing.assert_allclose(names["vectors"], wanted, atol=1e-5)
+
+
+def test_the_client_of_the_serving_page_is_answered(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("uvicorn", reason='uvicorn is not installed: pip install "lacos_st[serve]"')
+    pytest.importorskip("openai", reason="openai is not installed: pip install openai")
+    from test_serve import OPTIONS, Server
+
+    from lacos_st.serve.app import create_app
+    from lacos_st.text_encoder import TextEncoder
+
+    (block,) = [one for one in PAGES["serve.md"] if one.language == "python"]
+    assert block.reason == "with the others, but beside a server that a test starts"
+    assert ":8000/" in block.code
+    encoder = TextEncoder.load(str(world / "run" / "model"), device="cpu")
+    server = Server(create_app(encoder, replace(OPTIONS, model="run/model")))
+    names: dict[str, Any] = {}
+    try:
+        run(replace(block, code=block.code.replace(":8000/", f":{server.port}/")), names)
+        names["client"].close()  # which a short program leaves to its end
+    finally:
+        server.stop()
+    assert capsys.readouterr().out.strip() == "256"
 
 
 TRAINS_ANEW = ("tutorial.md", "pairs.md")
