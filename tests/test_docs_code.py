@@ -58,7 +58,9 @@ def test_the_blocks_of_a_page_run(name: str, world: Path, tmp_path: Path, monkey
 
 @pytest.mark.slow
 @pytest.mark.thorough  # tests/test_export.py exports to ONNX too
-def test_blocks_that_are_left_to_make_thorough_run(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_that_are_left_to_make_thorough_run(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for needed in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(needed, reason=f'{needed} is not installed: pip install "lacos_st[onnx]"')
     shutil.copytree(world, tmp_path / "world")

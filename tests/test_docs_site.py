@@ -110,6 +110,7 @@ def test_pages_open_in_a_browser(site: str) -> None:
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         phone = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
+        phone.set_default_timeout(120_000)  # a loaded machine takes its time
         phone.on("request", lambda request: asked.append(request.url))
         phone.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         phone.on("pageerror", lambda error: errors.append(str(error)))
