@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import sys
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, Protocol
@@ -15,16 +14,15 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from lacos_st.serve.batching import Batcher, Busy
 from lacos_st.serve.errors import ApiError, of_validation
+from lacos_st.serve.gate import Gate
 from lacos_st.serve.limits import BodyLimit
 from lacos_st.serve.metrics import Metrics
 from lacos_st.serve.options import ServeOptions
 from lacos_st.serve.requests import EmbeddingsRequest, SimilarityRequest, embeddings_answer, shortened, texts_of
-
-OPEN = ("/health", "/")
-"""Paths that need no key."""
 
 
 class Encoder(Protocol):
@@ -51,14 +49,18 @@ def create_app(encoder: Encoder, options: ServeOptions, *, key: str | None = Non
     name = options.name or options.model.rstrip("/").rpartition("/")[2]
     metrics = Metrics(lambda: batcher.waiting)
     batcher = Batcher(encoder.encode, most=options.max_batch, room=options.max_waiting, on_batch=metrics.batch)
+    counts = Batcher(encoder.count, most=options.max_batch, room=sys.maxsize)  # what the model takes, is counted
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(batcher.close)
+        await asyncio.to_thread(counts.close)
 
     app = FastAPI(title="lacos-st", lifespan=lifespan)
     app.add_middleware(BodyLimit, most=options.max_body_mib * 2**20)
+    paths: set[str] = set()
+    app.add_middleware(Gate, metrics=metrics, key=key, paths=paths)  # outermost: what BodyLimit refuses is counted too
     page = files("lacos_st.serve").joinpath("page.html").read_text(encoding="utf-8")
 
     async def embed(texts: list[str]) -> tuple[np.ndarray, int]:
@@ -66,29 +68,10 @@ def create_app(encoder: Encoder, options: ServeOptions, *, key: str | None = Non
             waiting = batcher.submit(texts)
         except Busy as error:
             raise ApiError(str(error), status=429, kind="rate_limit_error", code="busy") from error
-        tokens = await asyncio.to_thread(encoder.count, texts)
-        found = await asyncio.wrap_future(waiting)
+        counted = asyncio.wrap_future(counts.submit(texts))
+        found, tokens = await asyncio.gather(asyncio.wrap_future(waiting), counted)
         metrics.tokens.inc(int(tokens.sum()))
         return found, int(tokens.sum())
-
-    @app.middleware("http")
-    async def measured(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        start = time.perf_counter()
-        path = request.url.path
-        if key is not None and path not in OPEN and not _has_key(request, key):
-            error = ApiError(
-                "the key is missing or wrong: send the header Authorization: Bearer KEY",
-                status=401,
-                kind="authentication_error",
-                code="invalid_api_key",
-            )
-            response: Response = JSONResponse(error.body(), error.status)
-        else:
-            response = await call_next(request)
-        known = path if any(getattr(route, "path", None) == path for route in app.routes) else "other"
-        metrics.requests.labels(known, str(response.status_code)).inc()
-        metrics.seconds.labels(known).observe(time.perf_counter() - start)
-        return response
 
     @app.post("/v1/embeddings")
     async def embeddings(body: EmbeddingsRequest) -> Response:
@@ -152,9 +135,5 @@ def create_app(encoder: Encoder, options: ServeOptions, *, key: str | None = Non
         said = ApiError(f"the model failed: {type(error).__name__}", status=500, kind="server_error")
         return JSONResponse(said.body(), said.status)
 
+    paths |= {route.path for route in app.routes if isinstance(route, Route)}
     return app
-
-
-def _has_key(request: Request, key: str) -> bool:
-    kind, _, given = request.headers.get("authorization", "").partition(" ")
-    return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), key.encode())

@@ -38,6 +38,11 @@ class Metrics:
         )
         Gauge("lacos_waiting_texts", "Texts that wait", registry=self.registry).set_function(waiting)
 
+    def request(self, path: str, status: int, seconds: float) -> None:
+        """Note a request that is answered."""
+        self.requests.labels(path, str(status)).inc()
+        self.seconds.labels(path).observe(seconds)
+
     def batch(self, texts: int, seconds: float) -> None:
         """Note a batch."""
         self.batch_texts.observe(texts)
