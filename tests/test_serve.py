@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lacos_st.cli import main
 from lacos_st.errors import UserError
@@ -30,6 +32,7 @@ uvicorn = pytest.importorskip("uvicorn", reason='uvicorn is not installed: pip i
 
 from lacos_st.serve import run as running  # noqa: E402
 from lacos_st.serve.app import create_app  # noqa: E402
+from lacos_st.serve.requests import as_json, embeddings_answer  # noqa: E402
 
 OPTIONS = ServeOptions("bloom-nano", max_texts=50, max_characters=500, max_body_mib=1, max_waiting=64)
 TEXTS = ["A man plays the guitar.", "Un hombre toca la guitarra.", "Il pleut.", "x"]
@@ -97,6 +100,17 @@ def test_the_official_client_gets_what_encode_gives(client: Any, encoder: TextEn
     assert np.array_equal(np.array(vectors, dtype=np.float32), encoder.encode(TEXTS))
     assert answer.usage.prompt_tokens == int(encoder.count(TEXTS).sum()) > 4
     assert answer.model == "bloom-nano"
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=40))
+def test_numbers_are_read_as_they_were(values: list[float]) -> None:
+    row = np.array([values], dtype=np.float32)
+    for encoding in ("float", "base64"):
+        said = as_json(embeddings_answer(row, encoding=encoding, model='"m"', tokens=3))
+        (one,) = json.loads(said)["data"]
+        vector = one["embedding"]
+        read = np.frombuffer(base64.b64decode(vector), "<f4") if encoding == "base64" else np.array(vector, np.float32)
+        assert read.tobytes() == row.tobytes()
 
 
 def test_one_text_and_fewer_dimensions(client: Any, encoder: TextEncoder) -> None:
@@ -256,6 +270,15 @@ def test_a_model_that_fails_is_a_server_error_without_its_secrets() -> None:
         status, answer, _ = server.ask("POST", "/v1/embeddings", {"input": "fail"})
         assert (status, answer["error"]["type"]) == (500, "server_error")
         assert "RuntimeError" in answer["error"]["message"] and "secret" not in json.dumps(answer)
+    finally:
+        server.stop()
+
+
+def test_a_request_that_fails_is_counted() -> None:
+    server = Server(create_app(Broken(), OPTIONS))
+    try:
+        server.ask("POST", "/v1/embeddings", {"input": "fail"})
+        assert 'lacos_requests_total{path="/v1/embeddings",status="500"} 1.0' in server.ask("GET", "/metrics")[1]
     finally:
         server.stop()
 

@@ -22,7 +22,14 @@ from lacos_st.serve.gate import Gate
 from lacos_st.serve.limits import BodyLimit
 from lacos_st.serve.metrics import Metrics
 from lacos_st.serve.options import ServeOptions
-from lacos_st.serve.requests import EmbeddingsRequest, SimilarityRequest, embeddings_answer, shortened, texts_of
+from lacos_st.serve.requests import (
+    EmbeddingsRequest,
+    SimilarityRequest,
+    as_json,
+    embeddings_answer,
+    shortened,
+    texts_of,
+)
 
 
 class Encoder(Protocol):
@@ -83,7 +90,8 @@ def create_app(encoder: Encoder, options: ServeOptions, *, key: str | None = Non
         shortened(np.empty((0, encoder.dimension)), body.dimensions)  # refused before anything is computed
         found, tokens = await embed(texts)
         found = shortened(found, body.dimensions)
-        return JSONResponse(embeddings_answer(found, encoding=body.encoding_format, model=name, tokens=tokens))
+        answer = embeddings_answer(found, encoding=body.encoding_format, model=name, tokens=tokens)
+        return Response(as_json(answer), media_type="application/json")
 
     @app.post("/similarity")
     async def similarity(body: SimilarityRequest) -> Response:
@@ -92,7 +100,8 @@ def create_app(encoder: Encoder, options: ServeOptions, *, key: str | None = Non
         found, tokens = await embed(a if body.b is None else [*a, *b])
         unit = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
         cosine = unit[: len(a)] @ unit[-len(b) :].T
-        return JSONResponse({"similarity": cosine.tolist(), "model": name, "usage": {"total_tokens": tokens}})
+        answer = {"similarity": np.ascontiguousarray(cosine), "model": name, "usage": {"total_tokens": tokens}}
+        return Response(as_json(answer), media_type="application/json")
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
