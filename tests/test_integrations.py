@@ -56,6 +56,44 @@ def test_a_search_finds_the_nearest_sentences(name: str, model: str) -> None:
     assert importlib.import_module(name).search(model) == wanted
 
 
+@pytest.mark.parametrize("name", ["search_faiss", "search_qdrant"])
+def test_real_sentences_from_a_file_are_searched(
+    name: str, model: str, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(NEEDS[name], reason="pip install -r examples/integrations/requirements.txt")
+    folder = shared_data / "parallel" / "tatoeba"
+    if not folder.is_dir():
+        pytest.skip(f"no Tatoeba under {folder}")
+    lines = (folder / "tatoeba.fra-eng.eng").read_text(encoding="utf-8").splitlines()
+    own = tmp_path / "sentences.txt"
+    own.write_text("\n".join(["", *lines, lines[0], ""]), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["example", model, str(own), lines[5]])
+    sentences, query = importlib.import_module("sentences").asked()
+    assert sentences == list(dict.fromkeys(lines)) and len(sentences) > 900
+    found = importlib.import_module(name).search(model, sentences, query)
+    encoder = lacos_st.encoder("bloom-nano", device="cpu")
+    scores = encoder.similarity(encoder.encode([query]), encoder.encode(sentences))[0]
+    assert found[0] == query
+    assert found == [sentences[place] for place in scores.argsort(descending=True)[:3]]
+
+
+def test_a_file_of_too_few_sentences_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "few.txt"
+    own.write_text("one\none\n\ntwo\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["example", "model", str(own)])
+    with pytest.raises(SystemExit, match="few.txt has 2 sentences"):
+        importlib.import_module("sentences").asked()
+
+
+def test_topics_have_words(model: str) -> None:
+    pytest.importorskip("bertopic", reason="pip install -r examples/integrations/requirements.txt")
+    sentences = importlib.import_module("sentences")
+    labels, words = importlib.import_module("topics").topics(model)
+    assert len(labels) == len(sentences.SENTENCES) and set(labels) == set(words) == set(range(sentences.SUBJECTS))
+    spoken = " ".join(sentences.SENTENCES).lower()
+    assert all(named and all(word in spoken for word in named) for named in words.values())
+
+
 def test_every_sentence_has_a_cluster(model: str) -> None:
     pytest.importorskip("sklearn")
     sentences = importlib.import_module("sentences")

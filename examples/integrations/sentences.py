@@ -1,4 +1,4 @@
-"""What the examples search: sentences in three languages, four to a subject; and the model to try."""
+"""What the examples search: the reader's own sentences, or a few in three languages, four a subject; and the model."""
 
 from __future__ import annotations
 
@@ -33,3 +33,18 @@ def model_folder() -> str:
     folder = Path(tempfile.mkdtemp(prefix="lacos-example-"))
     lacos_st.encoder("bloom-nano", device="cpu").save_pretrained(str(folder))
     return str(folder)
+
+
+def asked() -> tuple[list[str], str]:
+    """Sentences and a query: lines of the file that the command line names second, and its third word."""
+    sentences, query = SENTENCES, QUERY
+    if len(sys.argv) > 2:
+        if not Path(sys.argv[2]).is_file():
+            sys.exit(f"{sys.argv[2]} is no file: expected one of text, a sentence a line")
+        lines = Path(sys.argv[2]).read_text(encoding="utf-8").splitlines()
+        sentences = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+        if len(sentences) < 3:
+            sys.exit(f"{sys.argv[2]} has {len(sentences)} sentences: expected three or more, one a line")
+    if len(sys.argv) > 3:
+        query = sys.argv[3]
+    return sentences, query
