@@ -2,7 +2,7 @@
 
 Importing the package registers the 8-bit format with transformers and the modules with sentence-transformers, so that
 `SentenceTransformer("lacos-bloom-nano")` loads what `save_pretrained` wrote without a flag. That imports torch, which
-takes seconds; the command line, which has to answer `--help` at once, puts it off until a command runs.
+takes seconds; the command line, which has to answer `--help` at once, puts it off until a model is loaded.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lacos_st import hush  # noqa: F401 (before anything imports bitsandbytes)
 
 if TYPE_CHECKING:  # the same names as in registration.py, which `register` puts here
     from lacos_st.bloom import BloomEncoder

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 
-import lacos_st
 from lacos_st.commands import (
     completion,
     cost,
@@ -125,8 +124,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = build_parser().parse_args(argv, argparse.Namespace(verbose=False, quiet=False))
         logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
         logging.getLogger("lacos_st").setLevel(logging.INFO if arguments.verbose else logging.WARNING)
-        if arguments.run is not completion.completion:
-            lacos_st.register()  # put off until now: help, version and completion need nothing of it
         with hushed() if arguments.quiet else nullcontext():
             arguments.run(arguments)
     except UserError as error:

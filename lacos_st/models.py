@@ -19,11 +19,13 @@ def load_model(name_or_path: str, *, device: str | None = None) -> SentenceTrans
     """
     from sentence_transformers import SentenceTransformer
 
+    import lacos_st
     from lacos_st.checkpoint import find_manifest
     from lacos_st.embedded import EMBEDDED, resolve
     from lacos_st.folder import check_folder
     from lacos_st.gguf import is_gguf
 
+    lacos_st.register()  # which the command line has put off until a model is loaded
     check_device(device)
     path = Path(name_or_path).expanduser()
     if is_gguf(resolve(str(path))):

@@ -18,7 +18,7 @@ import sys
 import lacos_st
 assert "torch" not in sys.modules and "layer_errors" not in vars(lacos_st)
 from lacos_st.cli import main
-assert main(["memory", "bloom-560m"]) == 0
+assert main(["-q", "encode", *sys.argv[1:]]) == 0
 from sentence_transformers.base.model import BaseModel
 assert BaseModel._module_classes["lacos_st.transformer.BloomLoRA8bit"] is lacos_st.BloomLoRA8bit
 assert callable(lacos_st.layer_errors)  # and not the file of that name
@@ -53,10 +53,13 @@ def test_help_imports_nothing_heavy(asked: list[str], tmp_path: Path) -> None:
         assert not imported & HEAVY
 
 
-def test_a_command_finds_the_package_registered(tmp_path: Path) -> None:
+def test_a_command_loads_a_saved_model(tiny_bloom_dir: str, tmp_path: Path) -> None:
+    lacos_st.encoder(tiny_bloom_dir, block_size=64, device="cpu").save_pretrained(str(tmp_path / "model"))
+    (tmp_path / "texts.txt").write_text("one\ntwo\n", encoding="utf-8")
     script = tmp_path / "lacos-st"
     script.write_text(LATER, encoding="utf-8")
-    assert "bloom-560m" in run(script).stdout
+    done = run(script, *(str(tmp_path / name) for name in ("model", "texts.txt", "vectors")))
+    assert done.stderr == "" and (tmp_path / "vectors").is_dir()
 
 
 @pytest.mark.slow
