@@ -103,6 +103,7 @@ ALLOWED = {
     "recipe.forms": set(),
     "recipe.regression": {"recipe.forms"},
     "recipe.law": {"errors", "recipe.forms"},
+    "recipe.law_curves": {"recipe.cost", "recipe.forms", "recipe.law", "recipe.optimum"},
     "recipe.held_out": {"recipe.forms", "recipe.law", "recipe.regression"},
     "recipe.determinacy": {"recipe.forms", "recipe.law"},
     "recipe.isoflop": {"recipe.forms"},

@@ -9,18 +9,16 @@ from typing import Any
 import numpy as np
 
 from lacos_st.canvas import COLOURS, new_canvas, write_canvas
-from lacos_st.recipe.cost import flops_per_token
 from lacos_st.recipe.forms import Floats, FormName, Points
 from lacos_st.recipe.isoflop import Parabola
-from lacos_st.recipe.law import LEVEL, Law
+from lacos_st.recipe.law import LEVEL
+from lacos_st.recipe.law_curves import CURVE, interval_over_sizes, lowest, means, over_budgets, over_sizes
 from lacos_st.recipe.law_file import Laws
-from lacos_st.recipe.optimum import optimum
 
 METHOD_COLOURS = dict(zip(("full", "lora", "freeze", "bias", "lacos"), (*COLOURS[:4], COLOURS[5]), strict=True))
 MARKERS = {"full": "o", "lora": "s", "freeze": "^", "bias": "v", "lacos": "D"}
 COLUMNS = 3
 PANEL = (4.0, 3.2)  # inches
-CURVE = 200  # points of a line
 """Budgets rise from light to dark; the palette's own colours stand for methods."""
 
 
@@ -43,10 +41,10 @@ def plot_isoflops(laws: Laws, points: Mapping[str, Points], path: str | Path, *,
         law = laws.law(method, form)
         for line in laws.isoflops[method].parabolas:
             colour = shades[line.budget_flops]
-            sizes, losses = _means(points[method].where(points[method].budget_flops == line.budget_flops))
+            sizes, losses = means(points[method].where(points[method].budget_flops == line.budget_flops))
             axes.plot(sizes, losses, "o", color=colour, markersize=4)  # over the seeds
             where = np.geomspace(sizes[0], sizes[-1], CURVE)
-            axes.plot(where, _law_line(law, where, line.budget_flops), "--", color=colour, linewidth=0.9)
+            axes.plot(where, over_sizes(law, where, line.budget_flops), "--", color=colour, linewidth=0.9)
             _draw_parabola(axes, line, colour)
         _finish(axes, method, "N, without token embedding", "held-out loss")
     handles = [_handle(color=shades[budget], label=f"{budget:.2g} FLOP") for budget in budgets]
@@ -81,11 +79,11 @@ def plot_sizes(laws: Laws, points: Mapping[str, Points], path: str | Path, *, fo
             if not len(of_budget):
                 continue
             law, colour = laws.law(method, form), METHOD_COLOURS[method]
-            sizes, losses = _means(of_budget)
+            sizes, losses = means(of_budget)
             axes.plot(sizes, losses, MARKERS[method], color=colour, markersize=4)
             where = np.geomspace(law.fitted.parameters[0] / 2, law.fitted.parameters[1] * 2, CURVE)
-            axes.plot(where, _law_line(law, where, budget), "-", color=colour, linewidth=1.2)
-            _band(axes, where, _sampled(law, where, budget), colour)
+            axes.plot(where, over_sizes(law, where, budget), "-", color=colour, linewidth=1.2)
+            _band(axes, where, interval_over_sizes(law, where, budget), colour)
         _finish(axes, f"{budget:.2g} FLOP", "N, without token embedding", "held-out loss")
     _legend(canvas, _method_handles(laws), f"Loss against size, {laws.family}: law with {LEVEL:.0%} interval")
     write_canvas(canvas, Path(path))
@@ -114,15 +112,10 @@ def plot_frontier(
     canvas, (axes,) = _panels(1, width=6.5, height=4.6)
     for method in laws.methods:
         law, of, colour = laws.law(method, form), points[method], METHOD_COLOURS[method]
-        budgets = np.unique(of.budget_flops)
-        best = [_means(of.where(of.budget_flops == budget))[1].min() for budget in budgets]
-        axes.plot(budgets, best, MARKERS[method], color=colour, markersize=5)
+        axes.plot(*lowest(of), MARKERS[method], color=colour, markersize=5)
         low, high = law.fitted.budget_flops
-        ends = (low, high) if budget_flops is None else (min(low, budget_flops), max(high, budget_flops))
-        where = np.unique(np.concatenate([np.geomspace(*ends, CURVE // 4), [low, high]]))
-        where = where[(where >= ends[0]) & (where <= ends[1])]
-        optima = [optimum(law, float(budget)) for budget in where]
-        losses = np.array([each.loss for each in optima])
+        optima = over_budgets(law, budget_flops=budget_flops)
+        where, losses = (np.array([getattr(each, name) for each in optima]) for name in ("budget_flops", "loss"))
         inside = (where >= low) & (where <= high)
         axes.plot(where, losses, "--", color=colour, linewidth=1.0)
         axes.plot(where[inside], losses[inside], "-", color=colour, linewidth=1.4)
@@ -146,29 +139,9 @@ def plot_frontier(
     write_canvas(canvas, Path(path))
 
 
-def _tokens(law: Law, sizes: Floats, budget: float) -> tuple[Floats, Floats]:
-    share = law.share(sizes)
-    return budget / np.asarray(flops_per_token(law.method, sizes, share)), share  # type: ignore[arg-type]
-
-
-def _law_line(law: Law, sizes: Floats, budget: float) -> Floats:
-    return law.losses(sizes, *_tokens(law, sizes, budget))
-
-
-def _sampled(law: Law, sizes: Floats, budget: float) -> Floats:
-    return law.sampled_losses(sizes, *_tokens(law, sizes, budget))
-
-
-def _band(axes: Any, where: Floats, sampled: Floats, colour: str) -> None:
-    if len(sampled):
-        low, high = np.quantile(sampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-        axes.fill_between(where, low, high, color=colour, alpha=0.18, linewidth=0)
-
-
-def _means(points: Points) -> tuple[Floats, Floats]:
-    """Sizes, ascending, and the geometric mean of their seeds' losses."""
-    sizes = np.unique(points.parameters)
-    return sizes, np.array([np.exp(np.log(points.loss[points.parameters == size]).mean()) for size in sizes])
+def _band(axes: Any, where: Floats, ends: Floats | None, colour: str) -> None:
+    if ends is not None:
+        axes.fill_between(where, *ends, color=colour, alpha=0.18, linewidth=0)
 
 
 def _panels(count: int, *, width: float = PANEL[0], height: float = PANEL[1]) -> tuple[Any, list[Any]]:
