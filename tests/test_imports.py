@@ -68,6 +68,7 @@ ALLOWED = {
     "finite": {"errors", "ranks"},
     "ranks": {"errors"},
     "shares": set(),
+    "base_errors": {"embedded", "errors", "layer_errors", "loading", "quantizer"},
     "headers": {"errors"},
     "folder": {"errors", "headers"},
     "atomic": {"errors"},

@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 from lacos_st.commands.parsing import add_command
-from lacos_st.errors import UserError
 
 EXAMPLES = (
     "lacos-st quantization SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -17,23 +16,10 @@ EXAMPLES = (
 
 def quantization(arguments: argparse.Namespace) -> None:
     """What 8-bit storage would lose in each layer of a base, by code and block, and which code loses least."""
-    from lacos_st.embedded import resolve
-    from lacos_st.layer_errors import as_json, layer_errors, lines
-    from lacos_st.loading import load_base, read_config
-    from lacos_st.quantizer import UNUSED
+    from lacos_st.base_errors import base_errors
+    from lacos_st.layer_errors import as_json, lines
 
-    path = resolve(arguments.base)
-    config = read_config(path)
-    if getattr(config, "quantization_config", None) is not None:
-        raise UserError(
-            f"{arguments.base} is quantised already (quantization_config in its config.json): what it lost cannot be "
-            "told any more: name the float base that it was made from"
-        )
-    model = load_base(path, config, quantization=None, dtype="auto").model
-    try:
-        report = layer_errors(model, block_sizes=arguments.block_size or (), skip=[*arguments.skip, *UNUSED])
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    report = base_errors(arguments.base, block_sizes=arguments.block_size or (), skip=arguments.skip)
     if arguments.json:
         print(json.dumps({"base": arguments.base, "layers": as_json(report)}, indent=2))
         return
