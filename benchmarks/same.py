@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from lacos_st.runs import RunFolder, read_log
 
-CLOCK = ("runtime", "per_second", "flos", "train_loss", "total_flos")
+CLOCK = ("runtime", "per_second", "flos", "train_loss", "total_flos", "_bytes", "measured", "predicted_at")
 """Ends of the names of figures that are of a call, not of a run."""
 
 

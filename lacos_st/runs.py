@@ -13,6 +13,9 @@ from lacos_st.errors import UserError
 from lacos_st.resume import checkpoints
 from lacos_st.settings import RUN_CONTROL, TrainConfig
 
+LAST_LINE = "train_runtime"
+"""A figure that the log's last line has and no other: what the training came to."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -63,7 +66,7 @@ class RunFolder:
         old = dataclasses.asdict(TrainConfig.from_yaml(self.config))
         new = dataclasses.asdict(config)
         # where it lies and how it shows itself may change between the two halves of a run
-        skip = (*RUN_CONTROL, "output", "progress", "cpu")
+        skip = (*RUN_CONTROL, "output", "progress", "report_to", "cpu")
         changed = [f"{key} {old[key]!r} -> {new[key]!r}" for key in old if key not in skip and old[key] != new[key]]
         if changed:
             raise UserError(

@@ -21,6 +21,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Pooling = Literal["mean", "weightedmean", "lasttoken", "cls", "max", "mean_sqrt_len_tokens"]
 
 ADAPTER_METHODS = ("lacos", "lora")
+REPORTS = ("none", "tensorboard", "wandb")
 IN_BATCH = ("mini_batch_size", "symmetric", "same_side_negatives", "hard_negatives", "gather_across_devices")
 """Options of the losses with in-batch negatives."""
 
@@ -137,6 +138,9 @@ class TrainConfig:
     best: Literal["loss", "sts"] = option("loss", "what the kept checkpoint is best at")
 
     log_steps: int = option(10, "steps between lines of the log")
+    report_to: tuple[str, ...] = option(
+        (), "where the figures of the log go too, by the stock trainer: tensorboard, wandb; none for nowhere"
+    )
     progress: bool = option(True, "show a progress bar")
     cpu: bool = option(False, "train on the CPU even where there is a GPU")
     fit: bool = option(False, "where memory is short, switch on gradient_checkpointing or mini_batch_size")
@@ -199,6 +203,10 @@ class TrainConfig:
             raise UserError(f"matryoshka_dims is {self.matryoshka_dims}: expected widths of 1 or more")
         if self.embedding_device is not None and self.method != "lacos":
             raise UserError(f"embedding_device is for a token embedding in 8 bits: method {self.method} has none")
+        if unknown := [name for name in self.report_to if name not in REPORTS]:
+            raise UserError(f"report_to is {', '.join(unknown)}: expected none, or of {', '.join(REPORTS[1:])}")
+        if "none" in self.report_to and len(self.report_to) > 1:
+            raise UserError(f"report_to is {', '.join(self.report_to)}: give none alone, or leave it out")
         if self.overwrite and self.resume:
             raise UserError("overwrite and resume exclude each other: give one of them")
         if self.best == "sts" and self.eval_sts is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from lacos_st.heap import keep_freed_memory, return_freed_memory
 from lacos_st.pickles import check_pickles
 from lacos_st.probes import check_base_hash
 from lacos_st.resume import FILES, STATE, check_checkpoint, checkpoints, list_files
-from lacos_st.runs import read_log
+from lacos_st.runs import LAST_LINE, read_log
 from lacos_st.shares import SharedBatches
 from lacos_st.transformer import LoRA8bit
 from lacos_st.upstream import overrides
@@ -326,10 +327,14 @@ class RunLog(TrainerCallback):
     """Writes every log of the trainer as a line of JSON: step, epoch, and the figures.
 
     A resumed run goes on behind the line of its checkpoint: what was logged of later steps comes again.
+
+    Args:
+        path: of the file.
+        at_end: more figures for the last line, asked for when it is written.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, at_end: Callable[[], Mapping[str, Any]] = dict) -> None:
+        self.path, self.at_end = path, at_end
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -338,9 +343,7 @@ class RunLog(TrainerCallback):
         if not state.is_world_process_zero:
             return
         if state.global_step and self.path.is_file():
-            kept = [
-                row for row in read_log(self.path) if row["step"] <= state.global_step and "train_runtime" not in row
-            ]
+            kept = [row for row in read_log(self.path) if row["step"] <= state.global_step and LAST_LINE not in row]
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         else:
             self.path.unlink(missing_ok=True)
@@ -355,6 +358,7 @@ class RunLog(TrainerCallback):
         if not state.is_world_process_zero:
             return
         row = {"step": state.global_step, "epoch": state.epoch, **kwargs["logs"]}
+        row |= self.at_end() if LAST_LINE in row else {}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()

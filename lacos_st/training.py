@@ -15,17 +15,21 @@ from lacos_st.atomic import cannot_write, whole_folder
 from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
 from lacos_st.methods import build_loss, build_model, load_rows
+from lacos_st.peak import PeakMemory
 from lacos_st.presets import described, learning_rate
 from lacos_st.runs import RunFolder
 from lacos_st.settings import ADAPTER_METHODS, TrainConfig
 from lacos_st.sts import StsTask, load_task_file
+from lacos_st.trackers import check_trackers
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 
+    from lacos_st.recipe.memory import Memory
     from lacos_st.recipe.shapes import ModelShape
+    from lacos_st.trainer import RunLog
     from lacos_st.transformer import LoRA8bit
 
 logger = logging.getLogger(__name__)
@@ -86,9 +90,11 @@ def train(config: TrainConfig) -> TrainResult:
     from transformers import set_seed
 
     from lacos_st.finite import NonFiniteLoss
+    from lacos_st.trainer import RunLog
     from lacos_st.upstream import commit_hash
 
     config = config.resolved()
+    check_trackers(config.report_to)
     joined = ranks.join(cpu=config.cpu)
     if ranks.count() > 1 and config.embedding_device is not None and not config.cpu:
         raise UserError("embedding_device is for one process: NCCL moves nothing in host memory; leave it out")
@@ -97,7 +103,8 @@ def train(config: TrainConfig) -> TrainResult:
     folder = RunFolder(Path(config.output))
     ranks.on_first(lambda: folder.check(config))
     train_rows, eval_rows = load_rows(config)
-    config = _within_memory(config, shape, train_rows)
+    peak = PeakMemory(cpu=config.cpu)
+    config, memory = _within_memory(config, shape, train_rows)
     evaluator = _evaluator(config)
     set_seed(config.seed)
     model = build_model(config)
@@ -106,7 +113,8 @@ def train(config: TrainConfig) -> TrainResult:
     ranks.on_first(lambda: folder.start(config))
     _check_shared(folder, config)
     try:
-        result = _run(config, folder, model, train_rows, eval_rows, evaluator)
+        log = RunLog(folder.log, at_end=lambda: {**memory.figures(), **peak.figures()})
+        result = _run(config, folder, model, (train_rows, eval_rows), evaluator, log)
     except BaseException as error:
         # a checkpoint whose weights gave no finite loss yet is not worth keeping
         if (error.checkpoint if isinstance(error, NonFiniteLoss) else folder.last_checkpoint()) is None:
@@ -166,19 +174,19 @@ def _with_rate(config: TrainConfig, shape: ModelShape) -> TrainConfig:
     return config
 
 
-def _within_memory(config: TrainConfig, shape: ModelShape, rows: Dataset) -> TrainConfig:
-    """`recipe.check.checked` for this base, these rows and this machine."""
-    import torch
+def _within_memory(config: TrainConfig, shape: ModelShape, rows: Dataset) -> tuple[TrainConfig, Memory]:
+    """`recipe.check.checked` for this base, these rows and this machine; and what the run is predicted to take."""
+    from lacos_st.recipe.check import checked, job_of
+    from lacos_st.recipe.machine import available_bytes, training_device
+    from lacos_st.recipe.memory import predict
 
-    from lacos_st.recipe.check import checked
-    from lacos_st.recipe.machine import available_bytes
-
-    device = "cuda" if torch.cuda.is_available() and not config.cpu else "cpu"
+    device = training_device(cpu=config.cpu)
     sides = sampled_lengths(config, rows)
     available = available_bytes(device)
     if available is not None and device == "cpu":
         available //= ranks.on_this_machine()
-    return checked(config, shape, sides, device=device, available=available)
+    config = checked(config, shape, sides, device=device, available=available)
+    return config, predict(shape, job_of(config, sides, device=device))
 
 
 def sampled_lengths(config: TrainConfig, rows: Dataset) -> list[list[int]]:
@@ -198,14 +206,15 @@ def _run(
     config: TrainConfig,
     folder: RunFolder,
     model: SentenceTransformer,
-    train_rows: Dataset,
-    eval_rows: Dataset | None,
+    rows: tuple[Dataset, Dataset | None],
     evaluator: EmbeddingSimilarityEvaluator | None,
+    log: RunLog,
 ) -> TrainResult:
     from lacos_st.freezing import frozen_hash
     from lacos_st.resume import check_checkpoint, check_processes
-    from lacos_st.trainer import LacosTrainer, RunLog
+    from lacos_st.trainer import LacosTrainer
 
+    train_rows, eval_rows = rows
     checkpoint = folder.last_checkpoint() if config.resume else None
     if checkpoint is not None:
         check_checkpoint(checkpoint)
@@ -225,7 +234,7 @@ def _run(
         eval_dataset=eval_rows,
         loss=loss,
         evaluator=evaluator,
-        callbacks=[RunLog(folder.log)],
+        callbacks=[log],
     )
     start = time.perf_counter()
     output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -256,7 +265,7 @@ def prepared(config: TrainConfig, rows: Dataset) -> TrainConfig:
         UserError: it does not fit in memory.
     """
     shape = _shape(config)
-    return _within_memory(_with_rate(config, shape), shape, rows)
+    return _within_memory(_with_rate(config, shape), shape, rows)[0]
 
 
 def fit_(model: SentenceTransformer, config: TrainConfig, rows: Dataset) -> float:
@@ -358,7 +367,7 @@ def _arguments(
         logging_first_step=True,
         logging_nan_inf_filter=False,  # the stock default hides a NaN loss
         disable_tqdm=not config.progress,
-        report_to="none",
+        report_to=list(config.report_to) if saves else [],
         prompts=config.prompt,
     )
 

@@ -68,6 +68,8 @@ ALLOWED = {
     "finite": {"errors", "ranks"},
     "ranks": {"errors"},
     "shares": set(),
+    "peak": {"recipe.machine"},
+    "trackers": {"errors"},
     "base_errors": {"embedded", "errors", "layer_errors", "loading", "quantizer"},
     "headers": {"errors"},
     "folder": {"errors", "headers"},

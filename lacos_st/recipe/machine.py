@@ -9,6 +9,13 @@ CGROUP = Path("/sys/fs/cgroup")
 """Version 2, as containers see it: the limit of the container, which the system's own figures do not show."""
 
 
+def training_device(*, cpu: bool) -> str:
+    """Where a run trains: "cuda" where there is a GPU and the CPU is not asked for, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() and not cpu else "cpu"
+
+
 def available_bytes(device: str) -> int | None:
     """Memory that is free for a run; None where the system does not say.
 

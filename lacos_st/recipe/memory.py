@@ -27,6 +27,8 @@ CPU_STEP_BYTES = {"8bit": 20, "32bit": 12, "adamw": 8}
 """Temporaries of one tensor's step on a CPU, bytes per element. bitsandbytes 0.50, backends/cpu/ops.py: in 8 bits both
 states de-quantised, the scaled gradient, the root and its multiple, 5 floats; in 32 bits the scaled gradient, the root
 and its sum, 3. torch's AdamW: the root and its multiple, 2."""
+PARTS = ("weights", "adapters", "optimizer", "gradients", "activations")
+"""Of a `Memory`; gradients and activations are not all there at once."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class Memory:
     def peak(self) -> int:
         """The most at any time."""
         return self.weights + self.adapters + self.optimizer + self.moments[self.worst]
+
+    def figures(self) -> dict[str, int | str]:
+        """For a log: bytes by part and of the peak, and the moment of it."""
+        parts = {f"predicted_{name}_bytes": getattr(self, name) for name in PARTS}
+        return {**parts, "predicted_peak_bytes": self.peak, "predicted_at": self.worst}
 
 
 @dataclass(frozen=True)
