@@ -23,6 +23,7 @@ from lacos_st.commands import (
     plan,
     push,
     quantization,
+    report,
     serve,
     sweep,
     train,
@@ -33,6 +34,7 @@ from lacos_st.errors import UserError
 COMMANDS = (
     train,
     evaluate,
+    report,
     encode,
     export,
     push,
@@ -53,6 +55,7 @@ TOUR = """a tour:
   lacos-st memory bloom-7b1 --budget 24GiB                    what fits, before anything is loaded
   lacos-st train --base bloom-nano --data pairs.tsv --output run
   lacos-st evaluate run/model bloom-nano --data DIR           scores side by side
+  lacos-st report run scores                                  a page to look at, without a network
   lacos-st encode run/model sentences.tsv vectors --column 1  a corpus to embeddings
   lacos-st export run/model plain                             for other libraries, merged
   lacos-st serve run/model                                    an OpenAI-compatible API, and a page to try it

@@ -24,6 +24,7 @@ EXTRAS = {
     "plot": "plots",
     "ray": "lacos-st encode --ray",
     "onnx": "lacos-st export --format onnx",
+    "report": "lacos-st report",
     "serve": "lacos-st serve",
     "completion": "lacos-st completion",
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any, Literal
@@ -63,6 +64,11 @@ class ModelScores:
     info: dict[str, Any]
     tasks: tuple[TaskScores, ...]
 
+    @property
+    def compared(self) -> list[tuple[str, Group, str, int]]:
+        """What the scores are of: task, group, languages and pairs. Only scores of the same stand side by side."""
+        return [(task.task, task.group, task.languages, task.pairs) for task in self.tasks]
+
     def average(self, group: Group, *, figure: Figure = "max") -> float | None:
         """STS-Avg ("sts") or xSTS-Avg ("xsts"): the mean over `members`, None if there are none."""
         values = [task.figure(figure) for task in self.members(group)]
@@ -111,6 +117,29 @@ class Results:
             "models": models,
         }
 
+    @classmethod
+    def from_dict(cls, values: Any) -> Results:
+        """What `to_dict` returned: the inverse, but for what it computed.
+
+        Raises:
+            ValueError: something is missing, is no finite number, or the models do not have the same tasks.
+        """
+        try:
+            models = tuple(
+                ModelScores(str(model["name"]), dict(model["info"]), tuple(_task(task) for task in model["tasks"]))
+                for model in values["models"]
+            )
+            baseline = values["baseline"]
+            found = cls(models, baseline, str(values["date"]), dict(values["versions"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no results of lacos-st evaluate ({error!r:.200})") from error
+        names = [model.name for model in models]
+        if not names or not models[0].tasks or len(set(names)) < len(names) or baseline not in (None, *names):
+            raise ValueError(f"no results of lacos-st evaluate (models {', '.join(names) or 'none'})")
+        if any(model.compared != models[0].compared for model in models):
+            raise ValueError("the models were not scored on the same tasks")
+        return found
+
     def table(self) -> str:
         """Return Markdown: the max of four similarities, cosine alone, then all four per model with the max bold."""
         parts = [
@@ -145,6 +174,17 @@ class Results:
             f"{value:.2f}" if base is None or model.name == self.baseline else f"{value:.2f} ({value - base:+.2f})"
             for value, model in zip(values, self.models, strict=True)
         ]
+
+
+def _task(values: Mapping[str, Any]) -> TaskScores:
+    kinds: list[dict[str, float]] = [
+        {name: float(values[kind][name]) for name in SIMILARITIES} for kind in ("spearman", "pearson")
+    ]
+    if not all(math.isfinite(value) for kind in kinds for value in kind.values()):
+        raise ValueError(f"a score of {values['task']} is not finite")
+    if values["group"] not in ("sts", "xsts"):
+        raise ValueError(f"the group of {values['task']} is {values['group']!r}: expected sts or xsts")
+    return TaskScores(str(values["task"]), values["group"], str(values["languages"]), int(values["pairs"]), *kinds)
 
 
 def _count(tasks: int) -> str:

@@ -13,7 +13,7 @@ import pytest
 import lacos_st
 
 ROOT = Path(lacos_st.__file__).parent
-FOLDERS = ("commands", "corpus", "export", "leaderboard", "recipe", "serve")
+FOLDERS = ("commands", "corpus", "export", "html_report", "leaderboard", "recipe", "serve")
 FILES = {path.stem: path for path in sorted(ROOT.glob("*.py"))}
 """By name: "cli", "recipe.cost"; a folder's own __init__ by the folder's name, "recipe"."""
 for folder in FOLDERS:
@@ -71,6 +71,14 @@ ALLOWED = {
     "peak": {"recipe.machine"},
     "trackers": {"errors"},
     "base_errors": {"embedded", "errors", "layer_errors", "loading", "quantizer"},
+    "html_report": set(),
+    "html_report.options": {"errors"},
+    "html_report.names": set(),
+    "html_report.markup": set(),
+    "html_report.section": {"html_report.markup"},
+    "html_report.charts": {"canvas"},
+    "html_report.sentences": {"errors"},
+    "html_report.assemble": {"errors", "html_report.charts", "html_report.markup", "html_report.section"},
     "headers": {"errors"},
     "folder": {"errors", "headers"},
     "atomic": {"errors"},
