@@ -38,7 +38,7 @@ def write(folder: Path, text: str, name: str = "rows.tsv") -> str:
 
 
 def test_contradictions_of_the_premise_are_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="lacos_st.negatives"):
         rows = load_pairs(write(tmp_path, NLI), hard_negatives=True)
     found = {row["anchor"]: row for row in rows}
     assert found["A cat naps."]["negative"] in ("It runs.", "It barks.")

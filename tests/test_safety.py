@@ -133,7 +133,7 @@ def test_links_in_the_folder_and_in_the_hubs_cache_are_followed(saved: Path, tmp
 def test_a_tokenizers_file_elsewhere(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "secret.json").write_text("{}")
     edit(saved / "tokenizer_config.json", tokenizer_file=str(tmp_path / "secret.json"))
-    refused(saved, r"names '.*secret\.json', outside the model's folder \(tokenizer_file\)")
+    refused(saved, r"names '.*', outside the model's folder \(tokenizer_file\)")
 
 
 def test_an_adapter_of_pefts_is_no_model(saved: Path) -> None:

@@ -47,7 +47,7 @@ def train(arguments: argparse.Namespace) -> None:
     from lacos_st.training import train as run
 
     if not arguments.quiet:  # what it will take in memory, what the preset chose, what was read and left out of it
-        for said in ("recipe", "training", "data", "audit"):  # of several processes, one says it
+        for said in ("recipe", "training", "data", "negatives", "audit"):  # of several processes, one says it
             logging.getLogger(f"lacos_st.{said}").setLevel(logging.INFO if ranks.is_first() else logging.ERROR)
     with redirect_stdout(_elsewhere(arguments)):  # the trainer prints its log
         result = run(config)
