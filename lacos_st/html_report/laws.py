@@ -182,7 +182,9 @@ def _frontier(laws: Laws, points: Mapping[str, Points], budget_flops: float | No
         "encoding": {"tooltip": tooltip(("x", "FLOP of the plan", ".3~e"))},
     }
     x = axis("x", "training FLOP", log=True, axis={"format": ".0e", "tickCount": 4})
-    return chart(rows, height=HEIGHT, encoding={"x": x}, layer=[*lines, band, rule]), cut
+    return chart(
+        rows, height=HEIGHT, encoding={"x": x}, layer=[*lines, band, *([] if budget_flops is None else [rule])]
+    ), cut
 
 
 def _line(method: str, what: str, optima: Sequence[Optimum]) -> list[dict[str, Any]]:
