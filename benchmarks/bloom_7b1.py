@@ -1,4 +1,4 @@
-"""BLOOM-7b1 for real: load in 8 bits, encode, two training steps, save, load again; time and peak memory of each.
+"""BLOOM-7b1 for real: load in 8 bits, encode, train two steps, save, load again, merge; time and peak memory of each.
 
     python -m benchmarks.bloom_7b1 [--device cuda] [--quick]
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,8 @@ from benchmarks.figures import table
 from benchmarks.loading import PeakMemory, write_checkpoint
 from benchmarks.synthetic import Shape
 from lacos_st.blockwise import quantize
+from lacos_st.export.options import ExportOptions
+from lacos_st.export.run import export_model
 from lacos_st.trainer import LacosTrainer
 
 FULL = Shape(vocabulary=250880, hidden=4096, layers=30, heads=32)
@@ -47,11 +50,11 @@ PAIRS = 8
 STEPS = 2
 SENTENCES = 16
 GIB = 2**30
-TARGETS = {"load": ("resident", 8.5), "train": ("resident", 10.5)}
+TARGETS = {"load": ("resident", 8.5), "train": ("resident", 10.5), "merge": ("resident", 4.0)}
 """Peak GiB of the process on a CPU, by phase."""
 
 ADAPTER_BYTES = 50 * 10**6
-PHASES = ("load", "encode", "train", "save", "reload", "encode again")
+PHASES = ("load", "encode", "train", "save", "reload", "encode again", "merge")
 
 
 @contextmanager
@@ -143,6 +146,15 @@ def second_run(folder: Path, shape: Shape, device: str) -> dict[str, Any]:
     return {"phases": figures, "bit_equal": torch.equal(embeddings.cpu(), expected)}
 
 
+def merge_run(folder: Path, shape: Shape, device: str) -> dict[str, Any]:
+    """In a fresh process: fold the adapter into 16-bit weights, `lacos-st export --format merged`."""
+    del shape, device
+    figures: dict[str, Any] = {}
+    with phase("merge", figures):
+        made = export_model(ExportOptions(model=str(folder / "saved"), output=str(folder / "merged")))
+    return {"phases": figures, "merged_bytes": made.bytes, "merged_cosine": made.fidelity.float32}
+
+
 def floor(folder: Path, shape: Shape, device: str) -> dict[str, Any]:
     """In a fresh process: seconds to read the checkpoint from disk, and to quantise as many weights in memory."""
     del device
@@ -163,7 +175,7 @@ def floor(folder: Path, shape: Shape, device: str) -> dict[str, Any]:
     return {"disk_read_seconds": round(read, 2), "quantizer_seconds": round(weights / rate, 2)}
 
 
-RUNS = {"first": first_run, "second": second_run, "floor": floor}
+RUNS = {"first": first_run, "second": second_run, "merge": merge_run, "floor": floor}
 
 
 def in_fresh_process(run: str, folder: Path, *, quick: bool, device: str) -> dict[str, Any]:
@@ -202,8 +214,12 @@ def measure(*, quick: bool, device: str) -> dict[str, Any]:
         written = {"seconds": round(time.perf_counter() - began, 2)}
         first = in_fresh_process("first", folder, quick=quick, device=device)
         second = in_fresh_process("second", folder, quick=quick, device=device)
+        forget(base)
+        merged = in_fresh_process("merge", folder, quick=quick, device=device)
+        shutil.rmtree(folder / "merged")
         least = in_fresh_process("floor", folder, quick=quick, device=device)
-    return {**sizes, **first, **second, **least, "phases": {"write": written, **first["phases"], **second["phases"]}}
+    phases = {"write": written, **first["phases"], **second["phases"], **merged["phases"]}
+    return {**sizes, **first, **second, **merged, **least, "phases": phases}
 
 
 def verdicts(row: dict[str, Any]) -> dict[str, bool]:
@@ -227,7 +243,8 @@ def report(row: dict[str, Any]) -> str:
     ]
     bound = (
         f"Reading the files alone: {row['disk_read_seconds']:.1f} s; quantising as many weights in memory: "
-        f"{row['quantizer_seconds']:.1f} s. Adapter: {row['adapter_bytes'] / 1e6:.1f} MB. {row['dtype']}."
+        f"{row['quantizer_seconds']:.1f} s. Adapter: {row['adapter_bytes'] / 1e6:.1f} MB. "
+        f"{row['dtype']}. Merged: {row['merged_bytes'] / 1e9:.1f} GB, least cosine {row['merged_cosine']:.6f}."
     )
     met = [[what, "met" if good else "MISSED"] for what, good in verdicts(row).items()]
     return (

@@ -54,7 +54,9 @@ def test_the_phases(tmp_path: Path) -> None:
     first = bloom_7b1.first_run(tmp_path, QUICK, "cpu")
     second = bloom_7b1.second_run(tmp_path, QUICK, "cpu")
     assert second["bit_equal"]
-    assert set(bloom_7b1.PHASES) == set(first["phases"]) | set(second["phases"])
+    merged = bloom_7b1.merge_run(tmp_path, QUICK, "cpu")
+    assert set(bloom_7b1.PHASES) == set(first["phases"]) | set(second["phases"]) | set(merged["phases"])
+    assert merged["merged_cosine"] > 0.999
     assert len(first["losses"]) == bloom_7b1.STEPS
     assert first["trained_difference"] > 1e-4  # or the comparison would say nothing of the adapter
     embeddings = torch.load(tmp_path / "embeddings.pt")
@@ -72,7 +74,7 @@ def test_a_quick_run_works_and_leaves_no_file(tmp_path: Path, monkeypatch: pytes
     assert all(bloom_7b1.verdicts(row).values())
     row["phases"]["load"]["peak_resident_bytes"] = 9 * bloom_7b1.GIB
     row["bit_equal"] = False
-    assert list(bloom_7b1.verdicts(row).values()) == [False, True, True, False]
+    assert list(bloom_7b1.verdicts(row).values()) == [False, True, True, True, False]
     assert bloom_7b1.report(row).count("MISSED") == 2
 
 
