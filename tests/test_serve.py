@@ -25,6 +25,7 @@ from lacos_st.cli import main
 from lacos_st.errors import UserError
 from lacos_st.serve.batching import Batcher, Busy
 from lacos_st.serve.options import ServeOptions
+from lacos_st.serve.own_thread import OwnThread
 from lacos_st.text_encoder import TextEncoder
 
 openai = pytest.importorskip("openai", reason="openai is not installed: pip install openai")
@@ -410,3 +411,32 @@ def test_the_command_serves_and_stops_when_told() -> None:
         started.send_signal(signal.SIGINT)
         _, log = started.communicate(timeout=60)
     assert started.returncode == 0, log
+
+
+def test_a_model_is_loaded_and_called_in_one_thread_of_its_own() -> None:
+    seen: list[str] = []
+
+    class Watched(TextEncoder):
+        def encode(self, texts: Sequence[str], *, pool: Any = None) -> np.ndarray:
+            seen.append(threading.current_thread().name)
+            return super().encode(texts, pool=pool)
+
+    def load() -> TextEncoder:
+        seen.append(threading.current_thread().name)
+        return Watched.load("bloom-nano", device="cpu")
+
+    own = OwnThread(load)
+    expected = TextEncoder.load("bloom-nano", device="cpu").encode(TEXTS)
+    with ThreadPoolExecutor(3) as callers:
+        found = list(callers.map(lambda _: own.encode(TEXTS), range(3)))
+    assert all((one == expected).all() for one in found)
+    assert len(seen) == 4
+    assert len(set(seen)) == 1
+    assert seen[0].startswith("lacos-st model")
+    assert (own.count(TEXTS) > 0).all()
+    assert own.dimension == expected.shape[1]
+
+
+def test_what_loading_raises_is_raised() -> None:
+    with pytest.raises(UserError, match="no-such-model"):
+        OwnThread(lambda: TextEncoder.load("no-such-model"))

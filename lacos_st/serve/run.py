@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from lacos_st.errors import UserError
 from lacos_st.serve.options import ServeOptions
@@ -31,6 +32,7 @@ def serve(options: ServeOptions, *, log_level: str = "warning", on_start: Callab
         from lacos_st.serve.app import create_app
     except ImportError as error:
         raise UserError(f'a server needs {error.name}: pip install "lacos_st[serve]"') from error
+    from lacos_st.serve.own_thread import OwnThread
     from lacos_st.text_encoder import TextEncoder
 
     key = None
@@ -39,13 +41,15 @@ def serve(options: ServeOptions, *, log_level: str = "warning", on_start: Callab
         if not key:
             raise UserError(f"the environment variable {options.api_key_env} is not set: put the key there")
     with _listen(options) as listening:
-        encoder = TextEncoder.load(
+        load = partial(
+            TextEncoder.load,
             options.model,
             device=options.device,
             batch_size=options.batch_size,
             prompt=options.prompt,
             prompt_name=options.prompt_name,
         )
+        encoder = OwnThread(load)
         app = create_app(encoder, options, key=key)
         server = uvicorn.Server(uvicorn.Config(app, log_level=log_level, access_log=False))
         host, port = listening.getsockname()[:2]
