@@ -1,8 +1,11 @@
 """What importing the package does: its modules and its format registered, its public names here.
 
 transformers learns the 8-bit format when `quantizer` is imported, sentence-transformers the modules at the end of this
-file. Both would load a saved model wrongly or not at all without it.
+file. Both would load a saved model wrongly or not at all without it. What is imported and not used here is public:
+`lacos_st.register` takes the names of `lacos_st.__all__` from this file.
 """
+
+# ruff: noqa: F401
 
 from __future__ import annotations
 
@@ -20,22 +23,6 @@ from lacos_st.pooling import Pooling
 from lacos_st.quantizer import Blockwise8bitConfig
 from lacos_st.transformer import BloomLoRA8bit, LoRA8bit
 from lacos_st.upstream import register_modules
-
-__all__ = [
-    "Blockwise8bitConfig",
-    "BloomEncoder",
-    "BloomLoRA8bit",
-    "Embedding8bit",
-    "Linear8bit",
-    "LoRA8bit",
-    "Pooling",
-    "UserError",
-    "dequantize_",
-    "encoder",
-    "error_report",
-    "layer_errors",
-    "quantize_",
-]
 
 register_modules(BaseModel, (BloomLoRA8bit, LoRA8bit, Pooling))
 hush.speak()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import http.server
 import re
-import shutil
 import sys
 import threading
 import urllib.request
@@ -25,8 +24,6 @@ from mkdocs.exceptions import PluginError  # noqa: E402
 
 import lacos_st  # noqa: E402
 from docs import hooks  # noqa: E402
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.mark.parametrize(
@@ -97,31 +94,23 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of mkdocs and its plugins
-def test_pages_open_in_a_browser(site: str) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed: apt install chromium")
+def test_pages_open_in_a_browser(site: str, browser: Any) -> None:
     asked: list[str] = []
     errors: list[str] = []
     with urllib.request.urlopen(f"{site}bloom-7b1.html") as answer:
         assert "Not run by the tests: the base is 14 GB" in answer.read().decode()
     with urllib.request.urlopen(f"{site}repository/examples/train_ray.py") as answer:
         assert answer.status == 200, "a file that a page links to has to come along"
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        phone = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
-        phone.set_default_timeout(120_000)  # a loaded machine takes its time
-        phone.on("request", lambda request: asked.append(request.url))
-        phone.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        phone.on("pageerror", lambda error: errors.append(str(error)))
-        for name in ("concepts", "repository/index"):
-            phone.goto(f"{site}{name}.html")
-            assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} scrolls sideways"
-            assert phone.evaluate("document.body.dataset.mdColorScheme") == "slate"
-            pictures = (
-                "[...document.querySelectorAll('article img')].every(image => image.complete && image.naturalWidth)"
-            )
-            phone.wait_for_function(pictures)
-        browser.close()
+    phone = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
+    phone.set_default_timeout(120_000)  # a loaded machine takes its time
+    phone.on("request", lambda request: asked.append(request.url))
+    phone.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    phone.on("pageerror", lambda error: errors.append(str(error)))
+    for name in ("concepts", "repository/index"):
+        phone.goto(f"{site}{name}.html")
+        assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} scrolls sideways"
+        assert phone.evaluate("document.body.dataset.mdColorScheme") == "slate"
+        pictures = "[...document.querySelectorAll('article img')].every(image => image.complete && image.naturalWidth)"
+        phone.wait_for_function(pictures)
     assert errors == []
     assert [url for url in asked if not url.startswith((site, "data:"))] == []

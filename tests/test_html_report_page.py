@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 
 pytest.importorskip("vl_convert", reason='vl-convert-python is not installed: pip install "lacos_st[report]"')
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
 import sweeps  # noqa: E402
 from test_html_report import EVIL, LAST, OPTION, PLAN, log, results, write_run  # noqa: E402
@@ -21,7 +19,6 @@ from lacos_st.html_report.run import write_report  # noqa: E402
 from lacos_st.recipe.law_file import fit_laws  # noqa: E402
 from lacos_st.recipe.runs_table import append_run  # noqa: E402
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SENTENCES = ["A man plays.", "Un homme joue.", EVIL, *(f"sentence number {place}" for place in range(12))]
 NAME = EVIL.replace("/", "")  # a slash would be a path's
 BARS, SYMBOLS, LINES = ".mark-rect.role-mark path", ".mark-symbol.role-mark path", ".mark-line.role-mark path"
@@ -52,16 +49,6 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (*runs, *files, "bert-nano"), folder / "page.html", title=EVIL, sentences=folder / "sentences.txt"
     )
     return write_report(options).path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed: apt install chromium")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 class Opened:

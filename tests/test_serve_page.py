@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,24 +9,11 @@ import pytest
 
 pytest.importorskip("uvicorn", reason='uvicorn is not installed: pip install "lacos_st[serve]"')
 pytest.importorskip("openai", reason="openai is not installed: pip install openai")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
 from test_serve import OPTIONS, TEXTS, Server, encoder  # noqa: E402, F401
 
 from lacos_st.serve.app import create_app  # noqa: E402
 from lacos_st.text_encoder import TextEncoder  # noqa: E402
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed: apt install chromium")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def test_the_page_compares_sentences(browser: Any, encoder: TextEncoder) -> None:  # noqa: F811

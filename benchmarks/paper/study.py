@@ -16,7 +16,7 @@ from lacos_st.bench import distinct_pairs
 from lacos_st.errors import UserError
 from lacos_st.locks import hold
 from lacos_st.methods import load_rows
-from lacos_st.settings import ADAPTER_METHODS, Method, TrainConfig
+from lacos_st.settings import ADAPTER_METHODS, IN_BATCH, Method, TrainConfig
 from lacos_st.sts import StsTask, load_mteb_task, load_tasks
 
 VALIDATION_ROWS = 500
@@ -189,8 +189,7 @@ METHODS = get_args(Method)
 PAIRED = tuple(method for method in METHODS if method != "sbert")
 OF_METHODS = {
     "lora_rank": ADAPTER_METHODS,
-    "symmetric": PAIRED,
-    "mini_batch_size": PAIRED,
+    **dict.fromkeys(IN_BATCH, PAIRED),
     "embedding_device": ("lacos",),
     "frozen_blocks": ("freeze",),
 }
