@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import random
+import re
 import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -177,7 +178,7 @@ def describe(dataset: Dataset) -> LoadReport | None:
 def remove_overlap(
     pairs: Dataset, sentences: Collection[str], *, name: str = "an evaluation set"
 ) -> tuple[Dataset, int]:
-    """Drop the rows in which any sentence stands among evaluation `sentences`, whatever its case and white space.
+    """Drop the rows that hold any of the evaluation `sentences`, whatever its case, white space and punctuation.
 
     Args:
         pairs: Dataset of any columns; those that hold text are compared.
@@ -227,7 +228,9 @@ def find_overlap(pairs: Dataset, sentences: Collection[str]) -> Overlap:
 
 
 def _normal(sentence: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", sentence).split()).casefold()
+    """Letters and digits alone: raw text and the same text tokenised differ in spaces and in punctuation."""
+    composed = unicodedata.normalize("NFC", sentence).casefold()
+    return re.sub(r"[\W_]+", "", composed) or " ".join(composed.split())
 
 
 def _collect(

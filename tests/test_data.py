@@ -397,6 +397,14 @@ def test_remove_overlap_looks_at_both_sentences_whatever_case_and_space() -> Non
     assert remove_overlap(pairs, [])[1] == 0
 
 
+def test_overlap_is_found_between_raw_and_tokenised_text() -> None:
+    tokenised = ["``We did n't ,'' she said .", "A man ( in a hat ) sings .", "\U0001f600 !", "Not there ."]
+    pairs = datasets.Dataset.from_dict({"anchor": tokenised, "positive": ["x"] * 4})
+    raw = ['"We didn\u2019t," she said.', "A man (in a hat) sings", "\U0001f600!"]
+    assert find_overlap(pairs, raw) == Overlap(rows=(0, 1), sentences=2, of=3)
+    assert find_overlap(pairs, ["\U0001f600  !", "?"]).rows == (2,)  # without a letter, punctuation is the sentence
+
+
 def test_overlap_is_found_in_rows_and_in_sentences() -> None:
     pairs = datasets.Dataset.from_dict({"anchor": ["Cafe\u0301", "b", "caf\u00e9"], "positive": ["x", "d", "D"]})
     assert find_overlap(pairs, ["CAF\u00c9", "d", "D ", "unused"]) == Overlap(rows=(0, 1, 2), sentences=2, of=3)
