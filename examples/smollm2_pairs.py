@@ -1,9 +1,10 @@
-"""The rows that SmolLM2-135M is trained on: NLI, captions of one picture, simplifications.
+"""The rows that SmolLM2-135M is trained on: NLI, simplifications, paraphrases, captions of one picture.
 
-    python examples/smollm2_pairs.py DATA OUTPUT.tsv --rows 30000
+    python examples/smollm2_pairs.py DATA OUTPUT.tsv --captions 8000
 
-All rows have a label, as NLI has: captions and simplifications are entailments. So one file serves every method: pairs
-are its entailments, hard negatives the contradictions of a premise, and softmax over three classes takes all of it.
+All rows have a label, as NLI has: what says the same counts as entailment, what was judged to say something else as
+neutral. So one file serves every method: pairs are its entailments, hard negatives the contradictions of a premise, and
+softmax over three classes takes all of it.
 
 DATA is a folder with `nli`, `para` and `sts` in the layout that docs/formats.md gives for data. No sentence of STS-B's
 dev set is kept, by which recipes are chosen; `lacos-st train --exclude-sts` leaves out those of the test sets.
@@ -24,6 +25,7 @@ from lacos_st.sts import load_tasks
 
 Row = tuple[str, str, str]
 ENTAILMENT = LABEL_NAMES[0]
+NEUTRAL = LABEL_NAMES[1]
 COLUMNS = ("label", "premise", "hypothesis")
 CAPTIONS = 5  # English captions of a picture, the first columns
 
@@ -35,6 +37,24 @@ def nli(data: Path) -> list[Row]:
     return [(LABEL_NAMES[label], first, second) for first, second, label in zip(*rows[:].values(), strict=True)]
 
 
+def simplifications(data: Path, chance: random.Random) -> list[Row]:
+    """Each sentence of ASSET and its ten simplifications, in pairs by chance: five of them, where all differ."""
+    pairs: list[Row] = []
+    for file in sorted((data / "para").glob("asset.*.tsv")):
+        for cells in _rows(file):
+            texts = list(dict.fromkeys(cells))
+            chance.shuffle(texts)
+            pairs += [(ENTAILMENT, *both) for both in zip(texts[::2], texts[1::2], strict=False)]
+    return pairs
+
+
+def paraphrases(data: Path) -> list[Row]:
+    """MRPC and PAWS-X's English rows."""
+    files = [*sorted((data / "para").glob("mrpc.*.tsv")), data / "para" / "pawsx_dev.en.tsv"]
+    rows = (cells for file in files for cells in _rows(file))
+    return [(ENTAILMENT if label == "1" else NEUTRAL, first, second) for label, first, second in rows]
+
+
 def captions(data: Path, chance: random.Random) -> list[Row]:
     """Two pairs for each picture of Multi30k: four of its five captions, drawn."""
     pairs: list[Row] = []
@@ -42,12 +62,6 @@ def captions(data: Path, chance: random.Random) -> list[Row]:
         first, second, third, fourth = chance.sample(cells[:CAPTIONS], 4)
         pairs += [(ENTAILMENT, first, second), (ENTAILMENT, third, fourth)]
     return pairs
-
-
-def simplifications(data: Path, chance: random.Random) -> list[Row]:
-    """Each sentence of ASSET with one of its ten simplifications, drawn."""
-    files = sorted((data / "para").glob("asset.*.tsv"))
-    return [(ENTAILMENT, cells[0], chance.choice(cells[1:])) for file in files for cells in _rows(file)]
 
 
 def without(rows: list[Row], sentences: set[str], *, name: str) -> list[Row]:
@@ -66,28 +80,28 @@ def _rows(file: Path) -> Iterator[list[str]]:
 
 
 def main() -> None:
-    """Write the pairs: all entailments and simplifications, captions up to the number of rows asked for."""
+    """Write all rows but for the captions, of which as many are drawn as are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--rows", type=int, required=True, help="pairs to write, beside the other rows of NLI")
+    parser.add_argument("--captions", type=int, default=8000, help="pairs of captions [8000]")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance = random.Random(options.seed)
     (dev,) = load_tasks(options.data, names=["STSBenchmark-dev"])
     sentences = {*dev.sentences1, *dev.sentences2}
-    fixed = without(nli(options.data), sentences, name="NLI")
-    fixed += without(simplifications(options.data, chance), sentences, name="simplifications")
+    chosen = without(nli(options.data), sentences, name="NLI")
+    chosen += without(simplifications(options.data, chance), sentences, name="simplifications")
+    chosen += without(paraphrases(options.data), sentences, name="paraphrases")
     described = without(captions(options.data, chance), sentences, name="captions")
-    pairs = sum(label == ENTAILMENT for label, _, _ in fixed)
-    wanted = options.rows - pairs
-    if not 0 <= wanted <= len(described):
-        parser.error(f"--rows {options.rows}: {wanted} captions would be needed, there are {len(described)}")
-    chosen = [*fixed, *chance.sample(described, wanted)]
+    if not 0 <= options.captions <= len(described):
+        parser.error(f"--captions {options.captions}: there are {len(described)}")
+    chosen += chance.sample(described, options.captions)
     chance.shuffle(chosen)
     lines = ["\t".join(COLUMNS), *map("\t".join, chosen)]
     options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"{len(chosen)} rows, {options.rows} of them pairs, {wanted} of these captions: {options.output}")
+    pairs = sum(label == ENTAILMENT for label, _, _ in chosen)
+    print(f"{len(chosen)} rows, {pairs} of them pairs, {options.captions} of these captions: {options.output}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,6 @@ shift 2
 [ $# -eq 0 ] || shift
 base=${LACOS_SMOLLM2:-$(python -m benchmarks.models smollm2)}
 mkdir -p "$output"
-[ -f "$output/pairs.tsv" ] || python "$here/smollm2_pairs.py" "$data" "$output/pairs.tsv" --rows 45000
+[ -f "$output/pairs.tsv" ] || python "$here/smollm2_pairs.py" "$data" "$output/pairs.tsv"
 exec "$here/train_pairs.sh" "$base" "$data" "$output" "$steps" \
     --block-size 192 --pooling weightedmean --eval-steps 30 "$@"

@@ -46,10 +46,16 @@ def test_entailments_are_drawn_in_one_language_and_across_two(data: Path) -> Non
     assert len(drawn) == 300
     languages = [(first.split()[0], second.split()[0]) for first, second in drawn]
     assert {name for both in languages for name in both} == set(LANGUAGES)  # Basque has no dev rows
-    assert 60 < sum(first != second for first, second in languages) < 140  # a third
+    assert 110 < sum(first != second for first, second in languages) < 190  # a half
     for first, second in drawn:
         assert first.split()[2:] == second.split()[2:]  # the same row
         assert int(first.split()[3]) % 3 == 1  # an entailment
+
+
+def test_languages_of_the_target_are_drawn_more_often() -> None:
+    chance = random.Random(0)
+    drawn = [pairs._language({"ar", "de", "es"}, chance) for _ in range(1300)]
+    assert 540 < drawn.count("ar") < 660 and 540 < drawn.count("es") < 660 and 60 < drawn.count("de") < 140
 
 
 def test_languages_that_are_not_aligned_are_refused(data: Path) -> None:

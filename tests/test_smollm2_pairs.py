@@ -1,0 +1,68 @@
+"""The rows of `examples/smollm2_pairs.py`, from generated files."""
+
+from __future__ import annotations
+
+import random
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_multilingual_benchmark import write
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "smollm2_pairs.py"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A few rows of each source; the dev set holds one sentence of each, tokenised otherwise."""
+    labels = ("entailment", "neutral", "contradiction")
+    rows = [(labels[n % 3], f"Premise {n}.", f"Hypothesis {n}.") for n in range(12)]
+    write(tmp_path / "nli" / "snli_tok.dev.tsv", *rows[:6])
+    write(tmp_path / "nli" / "xnli" / "dev.en.tsv", *rows[6:])
+    write(tmp_path / "para" / "asset.test.tsv", *[tuple(f"Plain {n} {k}." for k in range(11)) for n in range(3)])
+    write(tmp_path / "para" / "mrpc.train.tsv", *[(str(n % 2), f"News {n} .", f"Report {n} .") for n in range(6)])
+    write(tmp_path / "para" / "pawsx_dev.en.tsv", ("1", "Wiki .", "Encyclopedia ."))
+    captions = [tuple(f"{name} scene {n} {k}" for name in ("en", "de") for k in range(5)) for n in range(8)]
+    write(tmp_path / "para" / "multi30k_captions.train.tsv", *captions)
+    write(tmp_path / "sts" / "en" / "STSb.dev.tsv", ("news", "4", "News 1.", "x"), ("news", "1", "Premise 0 .", "y"))
+    return tmp_path
+
+
+def made(data: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> list[tuple[str, ...]]:
+    output = data / "rows.tsv"
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(data), str(output), *options])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    head, *lines = output.read_text(encoding="utf-8").splitlines()
+    assert head == "label\tpremise\thypothesis"
+    return [tuple(line.split("\t")) for line in lines]
+
+
+def test_every_source_is_there_but_for_sentences_of_the_dev_set(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = made(data, monkeypatch, "--captions", "5")
+    assert len(rows) == len(set(rows)) == 11 + 15 + 6 + 5
+    assert sum("scene" in first for _, first, _ in rows) == 5
+    assert ("entailment", "News 3 .", "Report 3 .") in rows and ("neutral", "News 2 .", "Report 2 .") in rows
+    assert not any(text in ("News 1 .", "Premise 0.") for row in rows for text in row)
+    assert "37 rows, 26 of them pairs, 5 of these captions" in capsys.readouterr().out
+    assert made(data, monkeypatch, "--captions", "5") == rows  # a seed of its own
+
+
+def test_simplifications_are_paired_by_chance_each_once(data: Path) -> None:
+    pairs = runpy.run_path(str(SCRIPT))["simplifications"](data, random.Random(0))
+    texts = [text for _, *both in pairs for text in both]
+    assert len(texts) == len(set(texts)) == 30
+    for _, first, second in pairs:
+        assert first.split()[1] == second.split()[1] and first != second
+    assert any(first.endswith(" 0.") or second.endswith(" 0.") for _, first, second in pairs)
+
+
+def test_more_captions_than_there_are_is_an_error(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        made(data, monkeypatch, "--captions", "17")
+    assert "--captions 17: there are 16" in capsys.readouterr().err
