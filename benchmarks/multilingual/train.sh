@@ -8,4 +8,4 @@ mkdir -p "$output"
 [ -f "$output/pairs.tsv" ] ||
     python -m benchmarks.multilingual.pairs "$data" "$output/pairs.tsv" --languages "$languages" --rows 16000
 exec "$(dirname "$0")/../../examples/train_pairs.sh" "$base" "$data" "$output" "$steps" \
-    --block-size 128 --pooling mean --eval-steps 25
+    --block-size 128 --pooling weightedmean --lr 16e-4 --eval-steps 20

@@ -1,0 +1,63 @@
+"""Adapters merged into their mean: what the layers do, against stock peft's own account of an adapter's change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from benchmarks.multilingual.merge import merged
+from lacos_st import encoder
+from lacos_st.adapters import adapter_parameters
+from lacos_st.errors import UserError
+from lacos_st.models import load_model
+
+
+def trained(base: str, *, seed: int, **options: Any) -> SentenceTransformer:
+    """With an adapter that does something."""
+    model = encoder(base, device="cpu", block_size=64, **options)
+    chance = torch.Generator().manual_seed(seed)
+    for parameter in adapter_parameters(model).values():
+        parameter.data = torch.randn(parameter.shape, generator=chance) / 8
+    return model.eval()
+
+
+def changes(model: SentenceTransformer) -> dict[str, torch.Tensor]:
+    """What the adapter adds to each weight, as peft has it."""
+    named = model[0].model.named_modules()
+    return {name: layer.get_delta_weight("default") for name, layer in named if hasattr(layer, "get_delta_weight")}
+
+
+def test_the_change_of_each_weight_is_the_mean_of_the_changes(tiny_bloom_dir: str, tmp_path: Path) -> None:
+    one = trained(tiny_bloom_dir, seed=1, lora_rank=3, lora_alpha=6.0)
+    other = trained(tiny_bloom_dir, seed=2, lora_rank=2)
+    both = merged([one, other], [0.7, 0.3])
+    assert both[0].lora_rank == 5
+    found, first, second = changes(both), changes(one), changes(other)
+    assert len(found) == 5  # the embedding, and two feed-forward layers in two blocks
+    for name, change in found.items():
+        torch.testing.assert_close(change, 0.7 * first[name] + 0.3 * second[name])
+        assert change.abs().max() > 0.01
+    both.save(str(tmp_path / "both"))
+    again = load_model(str(tmp_path / "both"), device="cpu").encode(["a text"])
+    assert (again == both.encode(["a text"])).all()
+
+
+def test_a_model_beside_nothing_is_itself(tiny_bloom_dir: str) -> None:
+    one, other = (trained(tiny_bloom_dir, seed=seed, lora_rank=2) for seed in (1, 2))
+    both = merged([one, other], [1.0, 0.0])
+    torch.testing.assert_close(*(torch.tensor(model.encode(["a text", "two"])) for model in (both, one)))
+
+
+def test_models_that_do_not_belong_together_are_refused(tiny_bloom_dir: str) -> None:
+    one = trained(tiny_bloom_dir, seed=1, lora_rank=2)
+    linear = trained(tiny_bloom_dir, seed=1, lora_rank=2, code="linear")
+    with pytest.raises(UserError, match="differ in code: dynamic, linear"):
+        merged([one, linear], [0.5, 0.5])
+    with pytest.raises(UserError, match="1 weights for 2 models"):
+        merged([one, one], [1.0])
+    with pytest.raises(UserError, match="without an adapter"):
+        merged([one, encoder(tiny_bloom_dir, device="cpu", block_size=64, lora_rank=0)], [0.5, 0.5])
