@@ -73,8 +73,20 @@ class Variant:
         return max(2, round(budget / self.cost))
 
 
+PAPER: dict[str, Any] = {
+    "lora_rank": 4,
+    "lora_targets": ["paper"],
+    "pooling": "mean",
+    "symmetric": False,
+    "lr": 1e-4,
+    "batch_size": 32,
+    "scheduler": "linear",
+}
+"""`--preset paper`, as far as the starting point differs from it."""
+
 VARIANTS: dict[str, Variant] = {
     "start": Variant("the starting point"),
+    "paper": Variant("--preset paper", PAPER, cost=0.5),
     "seed 1": Variant("another seed", {"seed": 1}),
     "echo": Variant("echo: each text twice", {"echo": True}, cost=2),
     "bidirectional": Variant("bidirectional attention", {"attention": "bidirectional"}),

@@ -39,6 +39,17 @@ def test_every_variant_is_a_training_that_can_be_asked_for(name: str, tmp_path: 
     assert changed - own == {key for key in recipes.VARIANTS[name].settings}
 
 
+def test_the_papers_variant_is_the_papers_preset() -> None:
+    papers = TrainConfig.from_mapping(
+        {"preset": "paper", "base": "llama", "data": "rows.tsv", "output": "x"}
+    ).resolved()
+    ours = TrainConfig.from_mapping(
+        {**recipes.START, **recipes.PAPER, "base": "b", "data": "d", "output": "x"}
+    ).resolved()
+    names = {*recipes.START, *recipes.PAPER} - {"block_size", "max_seq_length"}  # as the base has them
+    assert {name: getattr(papers, name) for name in names} == {name: getattr(ours, name) for name in names}
+
+
 def graded(count: int) -> StsTask:
     texts = ["a man plays a guitar", "guitar", "the street is long", "a man walks", "x"]
     pairs = [(texts[n % 5], texts[n * n % 5] + f" {n % 3}") for n in range(count)]
