@@ -66,6 +66,18 @@ def test_languages_that_are_not_aligned_are_refused(data: Path) -> None:
         pairs.xnli(data, 5, random.Random(0))
 
 
+def test_entailments_of_one_language_and_translations_are_told_apart(data: Path) -> None:
+    alone = pairs.xnli(data, 100, random.Random(0), across=0.0)
+    assert all(first.split()[0] == second.split()[0] for first, second in alone)
+    for first, second in pairs.xnli_translations(data, 100, random.Random(0)):
+        assert first.split()[0] != second.split()[0] and first.split()[1:] == second.split()[1:]
+    kinds = {kind: pairs.mixed(data, kind, 40, seed=0) for kind in pairs.KINDS}
+    assert all(len(kind) == 40 for kind in kinds.values())
+    assert not any(" so " in second for _, second in kinds["translated"])
+    assert not any("line" in second for _, second in kinds["monolingual"])
+    assert any("line" in second for _, second in kinds["many"]) and any(" so " in second for _, second in kinds["many"])
+
+
 def test_translations_keep_their_line(data: Path) -> None:
     for first, second in pairs.ntrex(data, 60, random.Random(0)):
         assert first.startswith("eng line\x85") and second.split(" ")[0] in ("spa", "tur")

@@ -1,9 +1,10 @@
 """Training pairs of many languages, or as many English ones: `python -m benchmarks.multilingual.pairs DATA OUT.tsv`.
 
-Both kinds hold the same English caption pairs. The rest of `--languages many` is XNLI's entailments (premise and
-hypothesis in one language, or each in its own), NTREX and Multi30k's translations; of `--languages en`, the entailments
-of SNLI and of XNLI's English rows. No sentence of STS-B's dev sets in any language is kept; `lacos-st train
---exclude-sts` leaves out those of the test sets. Nothing is taken from Tatoeba, which is evaluation.
+All kinds hold the same English caption pairs. The rest of `--kind many` is XNLI's entailments (premise and hypothesis
+in one language, or each in its own), NTREX and Multi30k's translations; of `en`, the entailments of SNLI and of XNLI's
+English rows; of `monolingual`, XNLI's entailments, both sentences in one language; of `translated`, sentences beside
+their translations: XNLI's premises, NTREX and Multi30k. No sentence of STS-B's dev sets in any language is kept;
+`lacos-st train --exclude-sts` leaves out those of the test sets. Nothing is taken from Tatoeba, which is evaluation.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from lacos_st.sts import load_tasks
 
 Pair = tuple[str, str]
 Item = TypeVar("Item")
+KINDS = ("many", "en", "monolingual", "translated")
 ENGLISH_CAPTIONS = 5  # the first columns of the captions of a picture
 SHARES = {"xnli": 0.45, "ntrex": 0.25, "multi30k": 0.15}  # of `many`; the rest are captions
 CAPTIONS = 1.0 - sum(SHARES.values())
@@ -30,12 +32,38 @@ FAVOURED = {"ar", "en", "es", "arb", "spa"}  # the languages of STS17's tracks t
 FAVOUR = 6  # times as often as another language
 
 
-def xnli(data: Path, rows: int, chance: random.Random) -> list[Pair]:
+def xnli(data: Path, rows: int, chance: random.Random, *, across: float = CROSS_LINGUAL) -> list[Pair]:
     """Entailments, each premise and hypothesis in drawn languages; a pair is drawn again only when all were.
+
+    Args:
+        data: folder with `nli`.
+        rows: pairs to draw.
+        chance: of the draws.
+        across: the part of them whose hypothesis is in another language than their premise.
 
     Raises:
         UserError: the languages' files are not aligned line by line.
     """
+    pairs = []
+    for row in _draw(_entailed(data), rows, chance):
+        first = second = _language(row, chance)
+        if chance.random() < across:
+            second = _language(set(row) - {first}, chance)
+        pairs.append((row[first][0], row[second][1]))
+    return pairs
+
+
+def xnli_translations(data: Path, rows: int, chance: random.Random) -> list[Pair]:
+    """Premises in two drawn languages; raises as `xnli`."""
+    pairs = []
+    for row in _draw(_entailed(data), rows, chance):
+        first = _language(row, chance)
+        pairs.append((row[first][0], row[_language(set(row) - {first}, chance)][0]))
+    return pairs
+
+
+def _entailed(data: Path) -> list[dict[str, Pair]]:
+    """XNLI's entailments: of each, premise and hypothesis by language."""
     entailed: list[dict[str, Pair]] = []
     for split in ("dev", "test"):
         tables = {
@@ -49,13 +77,7 @@ def xnli(data: Path, rows: int, chance: random.Random) -> list[Pair]:
                 raise UserError(f"XNLI {split}, line {number}: labels {sorted(labels)}: the files are not aligned")
             if labels == {"entailment"}:
                 entailed.append({name: (cells[1], cells[2]) for name, cells in zip(tables, line, strict=True)})
-    pairs = []
-    for row in _draw(entailed, rows, chance):
-        first = second = _language(row, chance)
-        if chance.random() < CROSS_LINGUAL:
-            second = _language(set(row) - {first}, chance)
-        pairs.append((row[first][0], row[second][1]))
-    return pairs
+    return entailed
 
 
 def ntrex(data: Path, rows: int, chance: random.Random) -> list[Pair]:
@@ -86,26 +108,35 @@ def english_entailments(data: Path, rows: int, chance: random.Random) -> list[Pa
     return _draw(list(zip(loaded["anchor"], loaded["positive"], strict=True)), rows, chance)
 
 
-def mixed(data: Path, languages: str, rows: int, seed: int) -> list[Pair]:
+def mixed(data: Path, kind: str, rows: int, seed: int) -> list[Pair]:
     """`rows` pairs in a drawn order, without those of STS-B dev, of which as many are drawn anew as are left out.
+
+    Args:
+        data: folder with `nli`, `para`, `parallel` and `sts`.
+        kind: one of `KINDS`.
+        rows: pairs to draw.
+        seed: of the draws.
 
     Raises:
         UserError: the folder lacks a file, or has too few pairs.
     """
     spare = rows + rows // 10
-    common = captions(data, round(spare * CAPTIONS), random.Random(seed))  # the same for both
+    pairs = captions(data, round(spare * CAPTIONS), random.Random(seed))  # the same for all
     chance = random.Random(seed + 1)
-    if languages == "en":
-        pairs = common + english_entailments(data, spare - len(common), chance)
+    wanted = spare - len(pairs)
+    counts = {name: round(spare * share) for name, share in SHARES.items()}
+    if kind == "en":
+        pairs += english_entailments(data, wanted, chance)
+    elif kind == "monolingual":
+        pairs += xnli(data, wanted, chance, across=0.0)
     else:
-        counts = {name: round(spare * share) for name, share in SHARES.items()}
-        pairs = common + xnli(data, counts["xnli"], chance)
+        pairs += (xnli if kind == "many" else xnli_translations)(data, counts["xnli"], chance)
         pairs += ntrex(data, counts["ntrex"], chance) + multi30k(data, counts["multi30k"], chance)
     pairs = [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1] and all(pair)]
     pairs, dropped = without_dev(pairs, data)
     print(f"{dropped} pairs left out for a sentence of an STS-B dev set")
     if len(pairs) < rows:
-        raise UserError(f"{languages}: {len(pairs)} pairs, {rows} wanted: ask for fewer --rows")
+        raise UserError(f"{kind}: {len(pairs)} pairs, {rows} wanted: ask for fewer --rows")
     chance.shuffle(pairs)
     return pairs[:rows]
 
@@ -149,12 +180,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--languages", choices=("many", "en"), default="many")
+    parser.add_argument("--kind", choices=KINDS, default=KINDS[0])
     parser.add_argument("--rows", type=int, default=16_000, help="pairs to write [16000]")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     try:
-        pairs = mixed(options.data, options.languages, options.rows, options.seed)
+        pairs = mixed(options.data, options.kind, options.rows, options.seed)
     except (UserError, OSError) as error:
         parser.error(str(error))
     lines = ["anchor\tpositive", *("\t".join(pair) for pair in pairs)]

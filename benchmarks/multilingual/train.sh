@@ -1,11 +1,11 @@
 #!/bin/sh
-# Gemma 3 270M on pairs of many languages or on English ones: train.sh many|en DATA OUTPUT [STEPS]; the same again goes
+# Gemma 3 270M on pairs of a kind of `pairs.py`, many or en, say: train.sh KIND DATA OUTPUT [STEPS]; the same again goes
 # on where it stopped. Gemma's terms: for measurement, nothing derived from its weights is published.
 set -eu
-languages=$1 data=$2 output=$3 steps=${4:-200}
+kind=$1 data=$2 output=$3 steps=${4:-200}
 base=${LACOS_GEMMA3:-$(python -m benchmarks.models gemma3)}
 mkdir -p "$output"
 [ -f "$output/pairs.tsv" ] ||
-    python -m benchmarks.multilingual.pairs "$data" "$output/pairs.tsv" --languages "$languages" --rows 16000
+    python -m benchmarks.multilingual.pairs "$data" "$output/pairs.tsv" --kind "$kind" --rows 16000
 exec "$(dirname "$0")/../../examples/train_pairs.sh" "$base" "$data" "$output" "$steps" \
     --block-size 128 --pooling weightedmean --lr 16e-4 --eval-steps 20
