@@ -94,7 +94,7 @@ def describe(model: SentenceTransformer) -> dict[str, Any]:
     config = getattr(getattr(first, "auto_model", None), "config", None)
     tensors = [*model.parameters(), *model.buffers()]
     return {
-        "base": name_or_path(config) or getattr(first, "model_name_or_path", None),
+        "base": getattr(first, "origin", None) or name_or_path(config) or getattr(first, "model_name_or_path", None),
         "model_type": getattr(config, "model_type", None),
         "modules": [f"{type(module).__module__}.{type(module).__name__}" for module in model.children()],
         "embedding_dimension": model.get_embedding_dimension(),

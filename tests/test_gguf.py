@@ -28,7 +28,7 @@ from lacos_st.errors import UserError
 from lacos_st.gguf_header import read_header
 from lacos_st.linear import Embedding8bit
 from lacos_st.loading import read_config, read_tokenizer
-from lacos_st.models import load_model
+from lacos_st.models import describe, load_model
 from lacos_st.stored import Stored8bit
 
 gguf_package = pytest.importorskip("gguf", reason="the gguf package is missing: pip install 'lacos_st[gguf]'")
@@ -135,12 +135,13 @@ def test_a_saved_model_remembers_its_file(self_contained: bool, llama_file: Path
     wanted = model.encode(TEXTS)
     model.save_pretrained(str(tmp_path / "saved"))
     manifest = json.loads((tmp_path / "saved/lacos.json").read_text())
-    assert manifest["base"] == str(llama_file)
+    assert manifest["base"] == describe(model)["base"] == str(llama_file)
     assert manifest["self_contained"] is self_contained
     assert (tmp_path / "saved/model.safetensors").exists() is self_contained
     assert str(gguf.tokenizer_folder(str(llama_file))) not in (tmp_path / "saved/README.md").read_text()
     again = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
     assert np.array_equal(again.encode(TEXTS), wanted)
+    assert describe(again)["base"] == str(llama_file)
 
 
 def test_another_file_in_the_place_of_the_base_is_refused(tmp_path: Path) -> None:
