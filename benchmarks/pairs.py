@@ -18,7 +18,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from lacos_st.data import load_pairs, remove_overlap
+from lacos_st.data import load_pairs
+from lacos_st.overlap import remove_overlap
 from lacos_st.sts import load_tasks
 
 NLI = ("snli_sample18k.tsv", "snli_tok.dev.tsv", "snli_tok.test.tsv", "xnli/dev.en.tsv", "xnli/test.en.tsv")

@@ -4,11 +4,12 @@
     python -m benchmarks.recipes --data DIR --rows ROWS.tsv --output FOLDER --only echo negatives
     python -m benchmarks.recipes --report                                            # the table alone
 
-ROWS is the file of `examples/smollm2_pairs.py`. Each variant trains SmolLM2-135M for as many steps as cost what
-`--steps` of the starting point cost: reading twice or a third column means fewer of them. What counts is Spearman on
-STS-B dev (max of four similarities, as the paper has it), with the interval of the difference over 1,000 resamples of
-the pairs; two more seeds of the starting point show what a seed alone does. Resumable: a variant's row is written when
-it is done, and its training goes on from a checkpoint. Rows, table: `results/recipes.*`.
+ROWS is the file of `examples/smollm2_pairs.py`; the rows in `results/` are of what it drew at commit 3480961 (`--rows
+45000`). Each variant is one change ("paper": all of the paper's settings at once) and trains SmolLM2-135M for as many
+steps as cost what `--steps` of the starting point cost: reading twice or a third column means fewer of them. Spearman
+on STS-B dev counts (max of four similarities, as the paper has it), with the interval of the difference over 1,000
+resamples of the pairs; two more seeds of the starting point show what a seed alone does. Resumable: a variant's row is
+written when it is done, and its training goes on from a checkpoint. Rows, table: `results/recipes.*`.
 """
 
 from __future__ import annotations

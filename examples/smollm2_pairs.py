@@ -19,8 +19,9 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from lacos_st.data import load_nli, remove_overlap
+from lacos_st.data import load_nli
 from lacos_st.nli import LABEL_NAMES
+from lacos_st.overlap import remove_overlap
 from lacos_st.sts import load_tasks
 
 Row = tuple[str, str, str]

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lacos_st.data import find_overlap
 from lacos_st.embedded import resolve
+from lacos_st.overlap import find_overlap
 from lacos_st.settings import TrainConfig
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from lacos_st.data import remove_overlap
 from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
 from lacos_st.methods import build_loss, build_model, load_rows
+from lacos_st.overlap import remove_overlap
 from lacos_st.recipe.grid import Grid
 from lacos_st.recipe.runs_table import Run
 from lacos_st.recipe.trials import Supply, Trial

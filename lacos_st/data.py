@@ -14,9 +14,7 @@ import json
 import logging
 import os
 import random
-import re
-import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -173,64 +171,6 @@ def describe(dataset: Dataset) -> LoadReport | None:
         return LoadReport(sources=sources, **values)
     except (ValueError, TypeError, KeyError):
         return None
-
-
-def remove_overlap(
-    pairs: Dataset, sentences: Collection[str], *, name: str = "an evaluation set"
-) -> tuple[Dataset, int]:
-    """Drop the rows that hold any of the evaluation `sentences`, whatever its case, white space and punctuation.
-
-    Args:
-        pairs: Dataset of any columns; those that hold text are compared.
-        sentences: Sentences of the evaluation sets.
-        name: What the warning calls them.
-
-    Returns:
-        The rows that are left, and how many were dropped.
-    """
-    found = find_overlap(pairs, sentences)
-    level = logging.WARNING if found.rows else logging.INFO
-    logger.log(
-        level,
-        "%d of %d training rows hold a sentence of %s and are left out (%d of its %d sentences)",
-        *(len(found.rows), len(pairs), name, found.sentences, found.of),
-    )
-    dropped = set(found.rows)
-    return pairs.select([place for place in range(len(pairs)) if place not in dropped]), len(dropped)
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """What training rows and an evaluation set have in common; sentences are compared as `remove_overlap` does.
-
-    Attributes:
-        rows: Places of the training rows that hold a sentence of the evaluation set, ascending.
-        sentences: How many different sentences of the evaluation set they hold.
-        of: How many different sentences the evaluation set has.
-    """
-
-    rows: tuple[int, ...]
-    sentences: int
-    of: int
-
-
-def find_overlap(pairs: Dataset, sentences: Collection[str]) -> Overlap:
-    """The training rows that hold any of `sentences`, of an evaluation set; nothing is left out."""
-    known = {_normal(sentence) for sentence in sentences}
-    columns = [pairs[name] for name, kind in pairs.features.items() if getattr(kind, "dtype", None) == "string"]
-    places, shared = [], set()
-    for place, texts in enumerate(zip(*columns, strict=True) if known else ()):
-        held = known.intersection(_normal(text) for text in texts if text is not None)
-        if held:
-            places.append(place)
-            shared |= held
-    return Overlap(rows=tuple(places), sentences=len(shared), of=len(known))
-
-
-def _normal(sentence: str) -> str:
-    """Letters and digits alone: raw text and the same text tokenised differ in spaces and in punctuation."""
-    composed = unicodedata.normalize("NFC", sentence).casefold()
-    return re.sub(r"[\W_]+", "", composed) or " ".join(composed.split())
 
 
 def _collect(

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lacos_st.audit import tell
-from lacos_st.data import load_nli, load_pairs, remove_overlap
+from lacos_st.data import load_nli, load_pairs
 from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
+from lacos_st.overlap import remove_overlap
 from lacos_st.settings import ADAPTER_METHODS, TrainConfig
 from lacos_st.sts import load_task_file, load_tasks
 

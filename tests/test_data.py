@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lacos_st import grammar
-from lacos_st.data import Overlap, describe, find_overlap, load_nli, load_pairs, remove_overlap
+from lacos_st.data import describe, load_nli, load_pairs
 from lacos_st.errors import UserError
 
 DATA = Path(os.environ.get("LACOS_DATA", Path(__file__).parents[1] / "../shared/data"))
@@ -385,31 +385,6 @@ def test_no_network_is_said_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(UserError, match=r"(?s)neither a file or folder here.*Couldn't reach.*the network"):
         load_pairs(["owner/nothing"])
-
-
-def test_remove_overlap_looks_at_both_sentences_whatever_case_and_space() -> None:
-    pairs = datasets.Dataset.from_dict(
-        {"anchor": ["A  cat", "b", "c"], "positive": ["x", "The DOG ", "d"], "id": [1, 2, 3]}
-    )
-    clean, dropped = remove_overlap(pairs, ["a CAT", "the\tdog", "unused"])
-    assert dropped == 2
-    assert list(clean) == [{"anchor": "c", "positive": "d", "id": 3}]
-    assert remove_overlap(pairs, [])[1] == 0
-
-
-def test_overlap_is_found_between_raw_and_tokenised_text() -> None:
-    tokenised = ["``We did n't ,'' she said .", "A man ( in a hat ) sings .", "\U0001f600 !", "Not there ."]
-    pairs = datasets.Dataset.from_dict({"anchor": tokenised, "positive": ["x"] * 4})
-    raw = ['"We didn\u2019t," she said.', "A man (in a hat) sings", "\U0001f600!"]
-    assert find_overlap(pairs, raw) == Overlap(rows=(0, 1), sentences=2, of=3)
-    assert find_overlap(pairs, ["\U0001f600  !", "?"]).rows == (2,)  # without a letter, punctuation is the sentence
-
-
-def test_overlap_is_found_in_rows_and_in_sentences() -> None:
-    pairs = datasets.Dataset.from_dict({"anchor": ["Cafe\u0301", "b", "caf\u00e9"], "positive": ["x", "d", "D"]})
-    assert find_overlap(pairs, ["CAF\u00c9", "d", "D ", "unused"]) == Overlap(rows=(0, 1, 2), sentences=2, of=3)
-    assert find_overlap(pairs, ["unused"]) == Overlap(rows=(), sentences=0, of=1)
-    assert find_overlap(pairs, []) == Overlap(rows=(), sentences=0, of=0)
 
 
 text = st.text(st.characters(blacklist_categories=["Cs", "Cc", "Cn"]), min_size=1).map(str.strip).filter(bool)

@@ -57,6 +57,14 @@ def test_models_that_do_not_belong_together_are_refused(tiny_bloom_dir: str) -> 
     linear = trained(tiny_bloom_dir, seed=1, lora_rank=2, code="linear")
     with pytest.raises(UserError, match="differ in code: dynamic, linear"):
         merged([one, linear], [0.5, 0.5])
+    last = trained(tiny_bloom_dir, seed=1, lora_rank=2)
+    last[1].pooling_mode = "lasttoken"
+    with pytest.raises(UserError, match="differ in the other modules: .*mean.*lasttoken"):
+        merged([one, last], [0.5, 0.5])
+    prompted = trained(tiny_bloom_dir, seed=1, lora_rank=2)
+    prompted.prompts = {"query": "a query: "}
+    with pytest.raises(UserError, match="differ in prompts"):
+        merged([one, prompted], [0.5, 0.5])
     with pytest.raises(UserError, match="1 weights for 2 models"):
         merged([one, one], [1.0])
     with pytest.raises(UserError, match="without an adapter"):

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from tests.test_multilingual_benchmark import write
+from test_multilingual_benchmark import write
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "smollm2_pairs.py"
 

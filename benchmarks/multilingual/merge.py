@@ -21,18 +21,20 @@ from lacos_st.errors import UserError
 from lacos_st.models import load_model
 from lacos_st.transformer import LoRA8bit
 
-SAME = ("code", "block_size", "lora_targets", "attention", "echo", "skip", "adapter_dtype", "base_sha256")
+OWN = ("lora_rank", "lora_alpha", "lora_dropout")
+"""What the models may differ in, beside the weights of their adapters."""
 
 
 def merged(models: Sequence[SentenceTransformer], weights: Sequence[float]) -> SentenceTransformer:
-    """The weighted mean of the adapters of `models`, with the pooling and the prompts of the first.
+    """The weighted mean of the adapters of `models`.
 
     Args:
         models: as `lacos-st train --method lacos` makes them, of one base.
         weights: a factor for each, which need not sum to 1.
 
     Raises:
-        UserError: other modules than LoRA8bit, another number of weights, or models that differ in more than weights.
+        UserError: other modules than LoRA8bit, another number of weights, or models that differ in more than their
+            adapters: base, 8-bit storage, pooling, prompts, ...
     """
     modules: list[Any] = [model[0] for model in models]
     if len(weights) != len(models):
@@ -40,13 +42,14 @@ def merged(models: Sequence[SentenceTransformer], weights: Sequence[float]) -> S
     if any(not isinstance(module, LoRA8bit) or not module.lora_rank for module in modules):
         raise UserError("a model without an adapter cannot be merged")
     first = modules[0]
-    for name in SAME:
-        values = [getattr(module, name) for module in modules]
+    facts = [_facts(model) for model in models]
+    for name in facts[0]:
+        values = [each.get(name) for each in facts]
         if any(value != values[0] for value in values):
             raise UserError(f"the models differ in {name}: {', '.join(map(str, values))}")
-    options = {name: getattr(first, name) for name in first.config_keys if name in first._init_options}
+    options = first.get_config_dict() | {"max_seq_length": first.max_seq_length, "lora_dropout": 0.0}
     options |= {"lora_rank": sum(module.lora_rank for module in modules), "lora_alpha": None}
-    wide = type(first)(first.base_name, max_seq_length=first.max_seq_length, **options)
+    wide = type(first)(first.base_name, **options)
     parts = [adapter_parameters(module.model) for module in modules]
     scales = [
         weight * (module.lora_rank if module.lora_alpha is None else module.lora_alpha) / module.lora_rank
@@ -61,6 +64,16 @@ def merged(models: Sequence[SentenceTransformer], weights: Sequence[float]) -> S
     result = SentenceTransformer(modules=[wide, *list(models[0])[1:]], device="cpu")
     result.prompts, result.default_prompt_name = models[0].prompts, models[0].default_prompt_name
     return result
+
+
+def _facts(model: SentenceTransformer) -> dict[str, Any]:
+    """What models have to have in common; the base's hash last, as all that shapes its storage changes it too."""
+    first: Any = model[0]
+    shared = {name: value for name, value in first.get_config_dict().items() if name not in OWN}
+    others: list[Any] = list(model)[1:]
+    rest = [(type(module).__name__, module.get_config_dict()) for module in others]
+    more = {"max_seq_length": first.max_seq_length, "the other modules": rest, "prompts": model.prompts}
+    return shared | more | {"default_prompt_name": model.default_prompt_name, "base_sha256": first.base_sha256}
 
 
 def main() -> None:

@@ -17,8 +17,9 @@ from typing import TypeVar
 
 from datasets import Dataset
 
-from lacos_st.data import load_pairs, remove_overlap
+from lacos_st.data import load_pairs
 from lacos_st.errors import UserError
+from lacos_st.overlap import remove_overlap
 from lacos_st.sts import load_tasks
 
 Pair = tuple[str, str]

@@ -11,10 +11,11 @@ from __future__ import annotations
 import logging
 import random
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from lacos_st.overlap import normalise
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +58,6 @@ class Counts:
     removed: int = 0
     documents: int = 0
     characters: dict[tuple[str, str], int] = field(default_factory=dict)
-
-
-def normalise(text: str) -> str:
-    """Letters and digits alone, case-folded: the form in which a sentence is compared with the evaluation sets."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(c for c in folded if c.isalnum() or unicodedata.category(c).startswith("M"))
 
 
 def rows(path: Path) -> Iterator[list[str]]:

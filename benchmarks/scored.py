@@ -1,11 +1,11 @@
-"""A row of a finished training and its scores: `python -m benchmarks.trained NAME RUN RESULTS.json...`.
+"""A row of a model's scores, and of the training that made it: `python -m benchmarks.scored NAME RESULTS.json...`.
 
     lacos-st evaluate runs/mine/model --data DIR --output scores
-    python -m benchmarks.trained smollm2 runs/mine scores/results.json --trained-at COMMIT
+    python -m benchmarks.scored smollm2 scores/results.json --run runs/mine --trained-at COMMIT
 
 RUN is a folder of `lacos-st train`; each RESULTS.json is one of `lacos-st evaluate`, of which the model in RUN is
-taken, or the only one. The row goes to `results/NAME.jsonl`: the settings that are no defaults (of paths the last
-part), the losses on the validation rows, time, memory, and per task the four correlations x 100.
+taken, or the only one. The row goes to `results/NAME.jsonl`: per task the four correlations x 100; of the run the
+settings that are no defaults (of paths the last part), the losses on the validation rows, time and memory.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def training(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def scores(file: Path, run: RunFolder) -> dict[str, dict[str, float]]:
-    """Per task the correlations of the run's model: of four similarities, and the highest.
+def scores(file: Path, model: Path | None) -> dict[str, dict[str, float]]:
+    """Per task the correlations of the model in that folder, or of the only one: of four similarities, and the highest.
 
     Raises:
         UserError: the file is no results.json, or the model is not in it.
@@ -70,9 +70,11 @@ def scores(file: Path, run: RunFolder) -> dict[str, dict[str, float]]:
         models = json.loads(file.read_text(encoding="utf-8"))["models"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{file} is no results.json of lacos-st evaluate ({error})") from error
-    own = [each for each in models if Path(each["name"]).resolve() == run.model.resolve()] or models
+    named = [each for each in models if model and Path(each["name"]).resolve() == model.resolve()]
+    own = named or models
     if len(own) != 1:
-        raise UserError(f"{file} has the models {', '.join(each['name'] for each in models)}, none of them {run.model}")
+        names = ", ".join(each["name"] for each in models)
+        raise UserError(f"{file} has the models {names}: {f'none is {model}' if model else 'expected one'}")
     return {
         task["task"]: {"max": task["max"], **{name: task["spearman"][name] for name in SIMILARITIES}}
         for task in own[0]["tasks"]
@@ -83,15 +85,16 @@ def main() -> None:
     """Add the row and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", metavar="NAME", help="of the benchmark: results/NAME.jsonl")
-    parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("results", type=Path, nargs="+", metavar="RESULTS.json")
+    parser.add_argument("--run", type=Path, help="the training's folder; without it, the scores alone")
     parser.add_argument("--trained-at", help="commit of the training, where it is not this one")
-    parser.add_argument("--says", help="what the run is, for a reader")
+    parser.add_argument("--says", help="what the model is, for a reader")
     options = parser.parse_args()
-    run = RunFolder(options.run)
+    run = RunFolder(options.run) if options.run else None
     try:
-        figures = {**training(run), "settings": settings(TrainConfig.from_yaml(run.config))}
-        tasks = {name: task for file in options.results for name, task in scores(file, run).items()}
+        figures = {**training(run), "settings": settings(TrainConfig.from_yaml(run.config))} if run else {}
+        model = run.model if run else None
+        tasks = {name: task for file in options.results for name, task in scores(file, model).items()}
     except UserError as error:
         parser.error(str(error))
     about = {"says": options.says, "trained_at": options.trained_at}

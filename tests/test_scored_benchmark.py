@@ -1,4 +1,4 @@
-"""`benchmarks/trained.py`: a row of a training, with no path in it."""
+"""`benchmarks/scored.py`: a row of scores and of the training behind them, with no path in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import rows, trained
+from benchmarks import rows, scored
 from lacos_st.settings import TrainConfig
 
 MODEL = {"spearman": {"cosine": 1.0, "manhattan": 2.004, "euclidean": 0.5, "dot": 0.25}, "max": 2.004, "task": "STS12"}
@@ -39,8 +39,8 @@ def results(tmp_path: Path, *names: str) -> Path:
 
 def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> list[dict[str, Any]]:
     monkeypatch.setattr(rows, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(sys, "argv", ["trained", "made", *arguments])
-    trained.main()
+    monkeypatch.setattr(sys, "argv", ["scored", "made", *arguments])
+    scored.main()
     return rows.read("made")
 
 
@@ -48,7 +48,7 @@ def test_a_row_has_settings_losses_and_scores_and_no_path(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = results(tmp_path, "other", str(run / "model"))
-    (row,) = called(monkeypatch, tmp_path, str(run), str(file), "--trained-at", "abc")
+    (row,) = called(monkeypatch, tmp_path, str(file), "--run", str(run), "--trained-at", "abc")
     assert row["settings"] == {"base": "base.gguf", "data": ["pairs.tsv"], "lr": 1e-3, "echo": True}
     assert (row["steps"], row["train_seconds"], row["peak_bytes"], row["trained_at"]) == (2, 10, 7, "abc")
     assert row["validation_loss"] == {"0": 1.2346}
@@ -56,16 +56,26 @@ def test_a_row_has_settings_losses_and_scores_and_no_path(
     assert "secret" not in json.dumps(row)
 
 
+def test_scores_without_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (row,) = called(monkeypatch, tmp_path, str(results(tmp_path, "/secret/only")), "--says", "zero-shot")
+    assert (row["says"], row["tasks"]["STS12"]["max"]) == ("zero-shot", 2.0)
+    assert "settings" not in row
+    assert "secret" not in json.dumps(row)
+
+
 def test_what_is_missing_is_said(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cases = [(str(results(tmp_path, "one", "two")), "none of them"), (str(run / "log.jsonl"), "is no results.json")]
+    cases = [(str(results(tmp_path, "one", "two")), "none is"), (str(run / "log.jsonl"), "is no results.json")]
     for file, message in cases:
         with pytest.raises(SystemExit):
-            called(monkeypatch, tmp_path, str(run), file)
+            called(monkeypatch, tmp_path, file, "--run", str(run))
         assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        called(monkeypatch, tmp_path, str(results(tmp_path, "one", "two")))
+    assert "expected one" in capsys.readouterr().err
     (run / "log.jsonl").write_text(json.dumps(LOG[0]) + "\n")
     with pytest.raises(SystemExit):
-        called(monkeypatch, tmp_path, str(run), str(results(tmp_path, "one")))
+        called(monkeypatch, tmp_path, str(results(tmp_path, "one")), "--run", str(run))
     assert "has not finished" in capsys.readouterr().err
     assert rows.read("made") == []
