@@ -85,6 +85,9 @@ PAPER: dict[str, Any] = {
 }
 """`--preset paper`, as far as the starting point differs from it."""
 
+LAST_50: dict[str, Any] = {"pooling": "lasttoken", "scale": 50.0}
+"""What won most alone, together."""
+
 VARIANTS: dict[str, Variant] = {
     "start": Variant("the starting point"),
     "paper": Variant("--preset paper", PAPER, cost=0.5),
@@ -112,6 +115,13 @@ VARIANTS: dict[str, Variant] = {
     "linear code": Variant("linear 8-bit code", {"code": "linear"}),
     "nli": Variant("NLI alone", nli_only=True),
     "nli negatives": Variant("NLI alone, hard negatives", {"hard_negatives": True}, cost=1.5, nli_only=True),
+    "scale 100": Variant("scale 100, temperature 0.01", {"scale": 100.0}),
+    "last 50": Variant("last token, scale 50", LAST_50),
+    "last 50 lr 16e-4": Variant("last token, scale 50, twice the rate", {**LAST_50, "lr": 16e-4}),
+    "last 50 echo": Variant("last token, scale 50, echo", {**LAST_50, "echo": True}, cost=2),
+    "last 50 echo lr 16e-4": Variant(
+        "last token, scale 50, echo, twice the rate", {**LAST_50, "echo": True, "lr": 16e-4}, cost=2
+    ),
     "seed 2": Variant("a third seed", {"seed": 2}),
 }
 """In the order in which they are run. A prompt of four tokens makes a sentence of 14 tokens 1.3 times as long."""

@@ -53,10 +53,12 @@ class TrainConfig:
         "first frozen_blocks; bias: biases only; these with in-batch negatives. sbert: every weight, softmax over "
         "three NLI classes (the baseline)",
     )
-    preset: Literal["paper", "recipe"] = option(
+    preset: Literal["paper", "recipe", "best"] = option(
         "paper",
         "whose values stand where none are given: paper (LACoS-BLOOM, arXiv 2305.06404), recipe (the compute-optimal "
-        "recipe, arXiv 2406.04165: symmetric loss, scale 40, batch 1024, cosine decay, learning rate by size, ...)",
+        "recipe, arXiv 2406.04165: symmetric loss, scale 40, batch 1024, cosine decay, learning rate by size, ...), "
+        "best (what won on STS dev at equal compute; lacos and lora: rank 16 on all linear layers, each text read "
+        "twice, its last token, scale 50, symmetric, batch 64, cosine decay, learning rate 1.6e-3)",
     )
     revision: str | None = option(None, "revision of a base from the hub")
 
@@ -71,7 +73,7 @@ class TrainConfig:
     chat_template: bool = option(False, "wrap sentences in the tokenizer's chat template, where it has one")
     max_seq_length: int | None = option(None, "tokens kept of a sentence; none: what the base allows")
     lora_rank: int | None = option(
-        None, "rank of the adapters (lacos, lora); none: the preset's, 4 (paper) or 128 (recipe)"
+        None, "rank of the adapters (lacos, lora); none: the preset's, 4 (paper), 128 (recipe) or 16 (best)"
     )
     lora_alpha: float | None = option(None, "adapters are scaled by alpha/rank; none: alpha = rank")
     lora_dropout: float = option(0.0, "dropout before the adapters")

@@ -195,7 +195,11 @@ def test_a_command_line_that_cannot_be_used(
         (["--method", "freeze", "--frozen-blocks", "half"], "expected a whole number"),
         (["--frozen-blocks", "1"], "method lacos freezes no blocks"),
         (["--method", "sbert", "--symmetric"], "symmetric is for in-batch negatives"),
-        (["--preset", "cookbook"], "paper, recipe"),
+        (["--preset", "cookbook"], "paper, recipe, best"),
+        (
+            ["--preset", "best", "--method", "full"],
+            "preset best says nothing of method full: choose another, or lacos, lora",
+        ),
         (["--preset", "recipe", "--method", "sbert"], "preset recipe says nothing of method sbert"),
         (["--best", "sts"], "eval_sts"),
         (["--eval-sts", "none.tsv"], "none.tsv"),

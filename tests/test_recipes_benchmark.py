@@ -50,6 +50,18 @@ def test_the_papers_variant_is_the_papers_preset() -> None:
     assert {name: getattr(papers, name) for name in names} == {name: getattr(ours, name) for name in names}
 
 
+def test_the_best_preset_is_the_variant_with_the_highest_row() -> None:
+    """On the rows and at the steps of the table that is committed."""
+    found = {row["variant"]: row["dev_max"] for row in rows.read("recipes") if row["budget"] == recipes.STEPS}
+    winner = max(found, key=lambda name: found[name])
+    named = {"base": "b", "data": "d", "output": "x"}
+    ours = TrainConfig.from_mapping({**recipes.START, **recipes.VARIANTS[winner].settings, **named}).resolved()
+    best = TrainConfig.from_mapping({"preset": "best", **named}).resolved()
+    own = {"preset", "block_size", "max_seq_length"}  # as the base has them
+    names = vars(best).keys() - own
+    assert {name: getattr(best, name) for name in names} == {name: getattr(ours, name) for name in names}
+
+
 def graded(count: int) -> StsTask:
     texts = ["a man plays a guitar", "guitar", "the street is long", "a man walks", "x"]
     pairs = [(texts[n % 5], texts[n * n % 5] + f" {n % 3}") for n in range(count)]
