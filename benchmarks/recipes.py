@@ -118,7 +118,8 @@ VARIANTS: dict[str, Variant] = {
     "scale 100": Variant("scale 100, temperature 0.01", {"scale": 100.0}),
     "last 50": Variant("last token, scale 50", LAST_50),
     "last 50 lr 16e-4": Variant("last token, scale 50, twice the rate", {**LAST_50, "lr": 16e-4}),
-    "last 50 echo": Variant("last token, scale 50, echo", {**LAST_50, "echo": True}, cost=2),
+    "last 50 lr 32e-4": Variant("last token, scale 50, four times the rate", {**LAST_50, "lr": 32e-4}),
+    "last 100 lr 16e-4": Variant("last token, scale 100, twice the rate", {**LAST_50, "scale": 100.0, "lr": 16e-4}),
     "last 50 echo lr 16e-4": Variant(
         "last token, scale 50, echo, twice the rate", {**LAST_50, "echo": True, "lr": 16e-4}, cost=2
     ),

@@ -66,7 +66,6 @@ PRESETS: dict[str, Preset] = {
         source="what won on STS-B dev at equal compute, benchmarks/results/recipes.md",
         values={
             "pooling": "lasttoken",
-            "echo": True,
             "lora_targets": ("all-linear",),
             "scale": 50.0,
             "symmetric": True,

@@ -57,8 +57,8 @@ class TrainConfig:
         "paper",
         "whose values stand where none are given: paper (LACoS-BLOOM, arXiv 2305.06404), recipe (the compute-optimal "
         "recipe, arXiv 2406.04165: symmetric loss, scale 40, batch 1024, cosine decay, learning rate by size, ...), "
-        "best (what won on STS dev at equal compute; lacos and lora: rank 16 on all linear layers, each text read "
-        "twice, its last token, scale 50, symmetric, batch 64, cosine decay, learning rate 1.6e-3)",
+        "best (what won on STS dev at equal compute; lacos and lora: rank 16 on all linear layers, last-token pooling, "
+        "scale 50, symmetric, batch 64, cosine decay, learning rate 1.6e-3)",
     )
     revision: str | None = option(None, "revision of a base from the hub")
 

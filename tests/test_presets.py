@@ -107,11 +107,12 @@ def test_what_is_said_of_a_preset() -> None:
     assert given == " instead: scale 20"
 
 
-def test_best_is_for_adapters_of_any_base_and_can_be_had_without_echo() -> None:
+def test_best_is_for_adapters() -> None:
     config = configure(preset="best").resolved()
-    assert (config.method, config.lora_rank, config.pooling, config.echo) == ("lacos", 16, "lasttoken", True)
-    assert configure(preset="best", method="lora", echo=False).resolved().echo is False
-    assert "given instead: echo false" in described(configure(preset="best", echo=False).resolved(), adapters=True)
+    assert (config.method, config.lora_rank, config.pooling, config.scale) == ("lacos", 16, "lasttoken", 50.0)
+    lora = configure(preset="best", method="lora", scale=20).resolved()
+    assert (lora.lr, lora.lora_targets) == (config.lr, ("all-linear",))
+    assert "given instead: scale 20" in described(lora, adapters=True)
     with pytest.raises(UserError, match="preset best says nothing of method sbert: choose another, or lacos, lora"):
         configure(preset="best", method="sbert").resolved()
 
