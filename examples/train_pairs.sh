@@ -8,5 +8,5 @@ if [ -f "$output/run/train.yaml" ]; then
     exec python -m lacos_st train --output "$output/run" --resume
 fi
 exec python -m lacos_st train --base "$base" --data "$output/pairs.tsv" --output "$output/run" --max-steps "$steps" \
-    --method lacos --lora-rank 16 --lora-targets all-linear --symmetric --lr 8e-4 --batch-size 64 --scheduler cosine \
-    --max-seq-length 64 --exclude-sts "$data/sts" --eval-rows 128 --log-steps 1 --no-progress --cpu "$@"
+    --method lacos --preset best --max-seq-length 64 \
+    --exclude-sts "$data/sts" --eval-rows 128 --log-steps 1 --no-progress --cpu "$@"

@@ -10,4 +10,4 @@ base=${LACOS_SMOLLM2:-$(python -m benchmarks.models smollm2)}
 mkdir -p "$output"
 [ -f "$output/pairs.tsv" ] || python "$here/smollm2_pairs.py" "$data" "$output/pairs.tsv"
 exec "$here/train_pairs.sh" "$base" "$data" "$output" "$steps" \
-    --block-size 192 --pooling weightedmean --eval-steps 30 "$@"
+    --block-size 192 --eval-steps 30 "$@"

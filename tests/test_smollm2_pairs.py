@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tiny
 from test_multilingual_benchmark import write
+
+from lacos_st.settings import TrainConfig
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "smollm2_pairs.py"
 
@@ -65,3 +70,23 @@ def test_more_captions_than_there_are_is_an_error(
     with pytest.raises(SystemExit):
         made(data, monkeypatch, "--captions", "17")
     assert "--captions 17: there are 16" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_shell_script_trains_by_the_best_preset_and_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options behind the number of steps go before the script's; started again, it finds the run."""
+    made(data, monkeypatch, "--captions", "5")
+    write(data / "sts" / "en" / "STSb.test.tsv", ("news", "4", "Wiki.", "y"), ("news", "1", "Nothing", "else"))
+    (data / "out").mkdir()
+    (data / "rows.tsv").rename(data / "out" / "pairs.tsv")
+    base = tiny.save(data / "base", "llama")
+    environment = {**os.environ, "LACOS_SMOLLM2": str(base)}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    options = ("--block-size", "64", "--batch-size", "4", "--eval-rows", "0")
+    command = ["sh", str(SCRIPT.with_name("train_smollm2.sh")), str(data), str(data / "out"), "2", *options]
+    for _ in range(2):
+        subprocess.run(command, env=environment, cwd=SCRIPT.parents[1], check=True, timeout=300)
+    run = data / "out" / "run"
+    config = TrainConfig.from_yaml(run / "train.yaml")
+    assert (config.preset, config.pooling, config.block_size, config.batch_size) == ("best", "lasttoken", 64, 4)
+    assert (run / "model" / "modules.json").is_file()
