@@ -43,7 +43,7 @@ def merged(models: Sequence[SentenceTransformer], weights: Sequence[float]) -> S
         raise UserError("a model without an adapter cannot be merged")
     first = modules[0]
     facts = [_facts(model) for model in models]
-    for name in facts[0]:
+    for name in dict.fromkeys(name for each in facts for name in each):
         values = [each.get(name) for each in facts]
         if any(value != values[0] for value in values):
             raise UserError(f"the models differ in {name}: {', '.join(map(str, values))}")
