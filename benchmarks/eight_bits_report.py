@@ -16,6 +16,11 @@ PICTURE = RESULTS / "eight_bits.png"
 TARGET = 0.1
 """Points of Spearman x100 that 8 bits may cost at block 256."""
 
+LINEAR_UP_TO = 0.5
+"""Points up to which the plot's axis is linear; beyond, a factor is a length."""
+
+TICKS = (-50, -20, -10, -5, -2, -1, -0.5, -0.2, -0.1, 0, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+
 ENGLISH = frozenset(("STS12", "STS13", "STS14", "STS15", "STS16", "STSBenchmark", "SICK-R"))
 Rows = Sequence[dict[str, Any]]
 
@@ -91,22 +96,33 @@ def _label(row: dict[str, Any]) -> str:
 
 
 def plot(rows: Rows, path: Path) -> None:
-    """Mean difference to float32 over the tasks that were measured in all ways, as bars with each task as a point."""
-    models = columns(rows)
-    canvas = new_canvas(9.0, 1.2 + 2.6 * max(1, len(models)))
-    all_axes = canvas.subplots(max(1, len(models)), 1, squeeze=False)[:, 0]
-    for axes, model, colour in zip(all_axes, models, [*COLOURS] * len(models), strict=False):
-        found = {way: gaps for way, gaps in differences(rows, model).items() if gaps and way != "float32"}
+    """Mean difference to float32 over the tasks that were measured in a way, as bars with each task as a line.
+
+    A model without another way than float32 has nothing to compare, and no panel.
+    """
+    compared = {model: _compared(rows, model) for model in columns(rows)}
+    compared = {model: found for model, found in compared.items() if found}
+    canvas = new_canvas(9.0, 1.2 + 2.6 * max(1, len(compared)))
+    all_axes = canvas.subplots(max(1, len(compared)), 1, squeeze=False)[:, 0]
+    for axes, (model, found), colour in zip(all_axes, compared.items(), [*COLOURS] * len(compared), strict=False):
         for place, gaps in enumerate(found.values()):
             axes.bar(place, fmean(gaps.values()), width=0.7, color=colour, alpha=0.5)
             axes.plot([place] * len(gaps), list(gaps.values()), "_", color="black", markersize=9)
         axes.axhspan(-TARGET, TARGET, color="0.85", zorder=0)
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set_xticks(range(len(found)), list(found), rotation=20, ha="right", fontsize=8)
-        axes.set_yscale("symlog", linthresh=0.5)
+        axes.set_yscale("symlog", linthresh=LINEAR_UP_TO)
+        low, high = axes.get_ylim()
+        axes.set_yticks([tick for tick in TICKS if low <= tick <= high])
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_yticks([], minor=True)
         tasks = len({task for gaps in found.values() for task in gaps})
         axes.set_title(f"{model}, {tasks} task" + "s" * (tasks != 1), fontsize=10)
         axes.set_ylabel("less float32", fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     canvas.suptitle("Spearman x100, max of four: bars means, lines tasks; grey: 0.1 either way", fontsize=10)
     write_canvas(canvas, path)
+
+
+def _compared(rows: Rows, model: str) -> dict[str, dict[str, float]]:
+    return {way: gaps for way, gaps in differences(rows, model).items() if gaps and way != "float32"}

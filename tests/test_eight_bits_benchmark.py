@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -193,6 +194,11 @@ def test_the_table_says_differences_blocks_and_failures() -> None:
 
 
 def test_the_plot(tmp_path: Path) -> None:
-    found = [row("float32", "a", 50.0), row("dynamic-64", "a", 50.1), row("float32", "a", 1.0, model="other")]
-    plot(found, tmp_path / "plot.svg")
-    assert "dynamic-64" in (tmp_path / "plot.svg").read_text() or (tmp_path / "plot.svg").stat().st_size > 5000
+    found = [row("float32", "a", 50.0), row("dynamic-64", "a", 50.1), row("stock-nf4", "a", 45.0)]
+    plot([*found, row("float32", "a", 1.0, model="other")], tmp_path / "plot.svg")
+    texts = set(re.findall(r"<!-- (.*?) -->", (tmp_path / "plot.svg").read_text()))
+    assert {"m, 1 task", "dynamic-64", "stock-nf4", "\N{MINUS SIGN}5", "\N{MINUS SIGN}0.1", "0"} <= texts
+    assert not [text for text in texts if "other" in text]  # nothing to compare: no empty panel
+    assert not [text for text in texts if "mathdefault" in text]  # no powers of ten
+    plot(found[:1], tmp_path / "none.svg")
+    assert (tmp_path / "none.svg").exists()
