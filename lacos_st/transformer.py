@@ -24,6 +24,7 @@ from lacos_st.both_ways import attend_both_ways_, check_way
 from lacos_st.columns import COLUMN, Column
 from lacos_st.echo import doubled
 from lacos_st.embedded import resolve
+from lacos_st.end_token import end_texts_
 from lacos_st.errors import UserError
 from lacos_st.flat import flat_features, restored
 from lacos_st.folder import check_adapter, check_folder, reading, without_remote_code
@@ -65,6 +66,7 @@ class LoRA8bit(Transformer):
         attention: "causal", as decoders were trained, or "bidirectional": each token sees all of its text. An encoder
             is bidirectional as it is.
         echo: each text is read twice, and the tokens of the second reading are pooled (`lacos_st.echo`).
+        end_token: the tokenizer's `eos_token` stands behind each text.
         **kwargs: sentence-transformers' `Transformer` options: `max_seq_length`, `model_kwargs`
             (`{"dtype": torch.bfloat16}`; `{"base": folder}` where the base of a saved adapter has moved),
             `processor_kwargs`, ...
@@ -76,7 +78,7 @@ class LoRA8bit(Transformer):
     config_keys: list[str] = [
         *Transformer.config_keys,
         *("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "adapter_dtype", "block_size", "code", "skip"),
-        *("self_contained", "embedding_device", "attention", "echo"),
+        *("self_contained", "embedding_device", "attention", "echo", "end_token"),
     ]
 
     def __init__(
@@ -96,6 +98,7 @@ class LoRA8bit(Transformer):
         chat_template: bool = False,
         attention: str = "causal",
         echo: bool = False,
+        end_token: bool = False,
         **kwargs: Any,
     ) -> None:
         model_kwargs = dict(kwargs.pop("model_kwargs", None) or {})
@@ -114,6 +117,7 @@ class LoRA8bit(Transformer):
             "embedding_device": embedding_device,
             "attention": attention,
             "echo": echo,
+            "end_token": end_token,
         }
         for name, value in self._init_options.items():
             setattr(self, name, value)
@@ -139,6 +143,8 @@ class LoRA8bit(Transformer):
         self.register_load_state_dict_pre_hook(keep_base)
         if self.tokenizer is not None and self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token  # for callers who pad; flat batches do not
+        if self.end_token:
+            end_texts_(self.tokenizer)
         if self.attention == "bidirectional":
             attend_both_ways_(self.model)
         if self.embedding_device is not None:
@@ -171,6 +177,7 @@ class LoRA8bit(Transformer):
     embedding_device: str | None
     attention: str
     echo: bool
+    end_token: bool
     preprocess = one_at_a_time(Transformer.preprocess)  # a tokenizer is not safe in threads
 
     # Loading
@@ -210,9 +217,7 @@ class LoRA8bit(Transformer):
         hub = hub_part(config_kwargs)
         is_gguf = gguf.is_gguf(self._base_path) and not self._by_reference()  # then a tokenizer's folder is given
         self._check_base(config := read_config(self._base_path if is_gguf else model_name_or_path, **hub))
-        if is_gguf:
-            return config, False
-        return super()._load_config(model_name_or_path, backend, config_kwargs)
+        return (config, False) if is_gguf else super()._load_config(model_name_or_path, backend, config_kwargs)
 
     def _check_base(self, config: PreTrainedConfig) -> None:
         """Hook for a subclass that takes one architecture only; `config` is the base's."""
@@ -249,12 +254,8 @@ class LoRA8bit(Transformer):
             folder = load_dir_path(path, ADAPTER_FOLDER, **self._hub)
             adapters.load_adapter_(self.model, Path(folder or Path(path) / ADAPTER_FOLDER))
         probes = load_file_path(path, checkpoint.PROBES_FILE, **self._hub)
-        checkpoint.check_probes(
-            embed_probes(self),
-            Path(probes or Path(path) / checkpoint.PROBES_FILE),
-            manifest,
-            dtype=base_dtype_name(self.model),
-        )
+        saved = Path(probes or Path(path) / checkpoint.PROBES_FILE)
+        checkpoint.check_probes(embed_probes(self), saved, manifest, dtype=base_dtype_name(self.model))
         if self.lora_rank and manifest.lora:  # after the probes, which say more of what is wrong with much of it
             checkpoint.check_adapter_hash(self.model, manifest, Path(path) / ADAPTER_FOLDER)
 
@@ -357,17 +358,15 @@ class LoRA8bit(Transformer):
         if self.lora_rank:
             adapters.save_adapter(self.model, folder / ADAPTER_FOLDER, base_name=self.base_name, revision=revision)
         checkpoint.write_probes(probes, folder)
+        stored = {"block_size": self.block_size, "code": self.code, "skip": self.skip}
+        lora = {"rank": self.lora_rank, "alpha": self.lora_alpha, "targets": self.lora_targets}
         checkpoint.Manifest(
             base=self.origin if with_base else self.base_name,
             revision=revision,
             base_sha256=checkpoint.base_hash(self.model) if with_base else self.base_sha256,
             self_contained=with_base,
-            quantization=None
-            if self.code is None
-            else {"block_size": self.block_size, "code": self.code, "skip": self.skip},
-            lora={"rank": self.lora_rank, "alpha": self.lora_alpha, "targets": self.lora_targets}
-            if self.lora_rank
-            else None,
+            quantization=None if self.code is None else stored,
+            lora=lora if self.lora_rank else None,
             dtype=base_dtype_name(self.model),
             adapter_sha256=checkpoint.adapter_hash(self.model) if self.lora_rank else None,
         ).write(folder, module=f"{type(self).__module__}.{type(self).__name__}")
