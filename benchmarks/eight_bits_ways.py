@@ -175,7 +175,8 @@ def _options(folder: Path) -> dict[str, Any]:
     saved = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))
     options = {key: value for key, value in saved.items() if key not in NOT_OF_THE_MODEL}
     options.pop("transformer_task", None)
-    return options
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    return options | {"max_seq_length": tokenizer.get("model_max_length")}  # where sentence-transformers keeps it
 
 
 def _encoder(given: Source) -> SentenceTransformer:

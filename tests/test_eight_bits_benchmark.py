@@ -81,6 +81,7 @@ def test_a_block_across_rows_changes_every_weight() -> None:
 def saved(base: str, folder: Path, **options: Any) -> SentenceTransformer:
     """A trained model: an adapter with random values on a base in 8 bits, saved by reference."""
     model = encoder(base, lora_rank=2, lora_targets="all-linear", block_size=64, device="cpu", **options)
+    model.max_seq_length = 5
     tiny.stir_(model)
     for parameter in model.parameters():
         parameter.data *= 4 if parameter.requires_grad else 1
@@ -97,6 +98,7 @@ def test_a_trained_model_keeps_its_adapter_whatever_its_base_is_stored_in(tiny_b
     assert len(given.identity) == 12
     as_trained, _ = build(given, "dynamic-64")
     np.testing.assert_array_equal(as_trained.encode(TEXTS), model.encode(TEXTS))
+    assert [build(given, way)[0].max_seq_length for way in ("float32", "stock-8bit")] == [model.max_seq_length] * 2
     exact, _ = build(given, "float32")
     off = np.linalg.norm(exact.encode(TEXTS) - model.encode(TEXTS)) / np.linalg.norm(model.encode(TEXTS))
     assert 1e-4 < off < 0.2
