@@ -6,7 +6,6 @@ what such blocks would hold; an adapter, which is trained and never quantised, i
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from lacos_st.embedded import EMBEDDED
 from lacos_st.encoders import encoder
 from lacos_st.errors import UserError
 from lacos_st.linear import quantize_, storable_layers
+from lacos_st.models import load_model
 from lacos_st.pooling import Pooling
 from lacos_st.quantizer import UNUSED
 from lacos_st.transformer import ADAPTER_FOLDER, LoRA8bit
@@ -34,7 +34,7 @@ from lacos_st.upstream import text_modality
 
 OF_STORAGE = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "adapter_dtype", "block_size", "code", "skip")
 NOT_OF_THE_MODEL = {*OF_STORAGE, "self_contained", "embedding_device"}
-"""Options in a saved model's sentence_bert_config.json that do not say what it computes."""
+"""Options of a saved model that do not say what it computes."""
 
 
 @dataclass(frozen=True)
@@ -170,24 +170,19 @@ def best_code(weight: torch.Tensor, *, block_size: int) -> str:
     return min(CODES, key=lambda code: quantization_error(weight, block_size=block_size, code=code).relative_rms)
 
 
-def _options(folder: Path) -> dict[str, Any]:
-    """The options of a saved model that say what it computes."""
-    saved = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))
-    options = {key: value for key, value in saved.items() if key not in NOT_OF_THE_MODEL}
-    options.pop("transformer_task", None)
-    tokenizer = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    return options | {"max_seq_length": tokenizer.get("model_max_length")}  # where sentence-transformers keeps it
-
-
 def _encoder(given: Source) -> SentenceTransformer:
-    """The model with float32 weights, without its adapter."""
+    """The model with float32 weights, without its adapter: all else that the saved one computes with is there."""
     if given.folder is None:
         return encoder(given.base, lora_rank=0, code=None, device="cpu")
-    model = encoder(given.base, lora_rank=0, code=None, device="cpu", **_options(given.folder))
-    modules = json.loads((given.folder / "modules.json").read_text(encoding="utf-8"))
-    if [module["type"].rpartition(".")[2] for module in modules[1:]] != ["Pooling"]:
+    saved = load_model(str(given.folder), device="cpu")
+    if len(saved) != 2 or not isinstance(saved[1], Pooling):
         raise UserError(f"{given.name}: only a pooling layer may follow the transformer, modules.json has more")
-    model[1] = Pooling.load(str(given.folder / modules[1]["path"]))
+    options = {name: value for name, value in saved[0].get_config_dict().items() if name not in NOT_OF_THE_MODEL}
+    options.pop("transformer_task", None)
+    options["max_seq_length"] = saved.max_seq_length  # the tokenizer's, not among the options
+    model = encoder(given.base, lora_rank=0, code=None, device="cpu", **options)
+    model[1] = saved[1]
+    model.prompts, model.default_prompt_name = saved.prompts, saved.default_prompt_name
     return model
 
 
@@ -230,10 +225,17 @@ def _add_adapter_(module: LoRA8bit, folder: Path) -> None:
 
 
 def _stock(given: Source, model: SentenceTransformer, options: dict[str, Any]) -> SentenceTransformer:
-    """The same weights through transformers' own loader and sentence-transformers' own module, padded batches."""
+    """The same weights through transformers' own loader and sentence-transformers' own module, padded batches.
+
+    Raises:
+        UserError: the model reads its texts in a way that stock modules do not know.
+    """
+    ours = cast(LoRA8bit, model[0])
+    if ours.echo or ours.attention != "causal":
+        raise UserError("stock modules read a text once, and look both ways in encoders alone")
     modality, output = text_modality()  # plain text, whatever template the tokenizer has
     with tempfile.TemporaryDirectory() as folder:
-        cast(LoRA8bit, model[0]).save(folder)
+        ours.save(folder)
         limit, pooling = model.max_seq_length, model[1]
         model[0] = nn.Identity()  # the float weights go before the others come
         quantized = {"quantization_config": BitsAndBytesConfig(**options), "dtype": torch.float32}
@@ -244,7 +246,9 @@ def _stock(given: Source, model: SentenceTransformer, options: dict[str, Any]) -
         module.model.pooler = None  # over one token, without weights in the files: token embeddings do not pass it
     if given.folder is not None:
         module.model.load_adapter(str(given.folder / ADAPTER_FOLDER))
-    return SentenceTransformer(modules=[module, pooling], device="cpu").eval()
+    stock = SentenceTransformer(modules=[module, pooling], device="cpu").eval()
+    stock.prompts, stock.default_prompt_name = model.prompts, model.default_prompt_name
+    return stock
 
 
 def stored_bytes(model: nn.Module) -> int:

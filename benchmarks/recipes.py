@@ -121,7 +121,7 @@ VARIANTS: dict[str, Variant] = {
     "last 50 lr 32e-4": Variant("last token, scale 50, four times the rate", {**LAST_50, "lr": 32e-4}),
     "last 100 lr 16e-4": Variant("last token, scale 100, twice the rate", {**LAST_50, "scale": 100.0, "lr": 16e-4}),
     "last 50 end lr 16e-4": Variant(
-        "last token, an end token, scale 50, twice the rate", {**LAST_50, "end_token": True, "lr": 16e-4}, cost=17 / 16
+        "last token, an end token, scale 50, twice the rate", {**LAST_50, "end_token": True, "lr": 16e-4}, cost=19 / 18
     ),
     "last 50 echo lr 16e-4": Variant(
         "last token, scale 50, echo, twice the rate", {**LAST_50, "echo": True, "lr": 16e-4}, cost=2

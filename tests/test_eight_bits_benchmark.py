@@ -82,6 +82,7 @@ def saved(base: str, folder: Path, **options: Any) -> SentenceTransformer:
     """A trained model: an adapter with random values on a base in 8 bits, saved by reference."""
     model = encoder(base, lora_rank=2, lora_targets="all-linear", block_size=64, device="cpu", **options)
     model.max_seq_length = 5
+    model.prompts, model.default_prompt_name = {"asked": "a man "}, "asked"
     tiny.stir_(model)
     for parameter in model.parameters():
         parameter.data *= 4 if parameter.requires_grad else 1
@@ -99,6 +100,7 @@ def test_a_trained_model_keeps_its_adapter_whatever_its_base_is_stored_in(tiny_b
     as_trained, _ = build(given, "dynamic-64")
     np.testing.assert_array_equal(as_trained.encode(TEXTS), model.encode(TEXTS))
     assert [build(given, way)[0].max_seq_length for way in ("float32", "stock-8bit")] == [model.max_seq_length] * 2
+    assert [build(given, way)[0].default_prompt_name for way in ("float32", "stock-8bit")] == ["asked"] * 2
     exact, _ = build(given, "float32")
     off = np.linalg.norm(exact.encode(TEXTS) - model.encode(TEXTS)) / np.linalg.norm(model.encode(TEXTS))
     assert 1e-4 < off < 0.2
@@ -107,6 +109,14 @@ def test_a_trained_model_keeps_its_adapter_whatever_its_base_is_stored_in(tiny_b
     plain = encoder(tiny_bert_dir, lora_rank=0, code=None, device="cpu")
     bare = np.linalg.norm(plain.encode(TEXTS) - exact.encode(TEXTS)) / np.linalg.norm(exact.encode(TEXTS))
     assert 1e-4 < apart < 0.05 < 0.2 < bare  # the adapter is on
+
+
+def test_a_model_that_reads_twice_has_no_stock_way(tiny_bert_dir: str, tmp_path: Path) -> None:
+    model = saved(tiny_bert_dir, tmp_path / "model", echo=True)
+    given = source(str(tmp_path / "model"))
+    np.testing.assert_array_equal(build(given, "dynamic-64")[0].encode(TEXTS), model.encode(TEXTS))
+    with pytest.raises(UserError, match="stock modules read a text once"):
+        build(given, "stock-nf4")
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path, tiny_bert_dir: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 import tiny
 import torch
 from sentence_transformers import SentenceTransformer
+from transformers import AutoTokenizer
 
 from lacos_st import LoRA8bit, Pooling, UserError, encoder
 from lacos_st.end_token import end_texts_
@@ -103,6 +104,8 @@ def test_an_end_token_stands_behind_each_text_and_is_saved_and_exported(
     loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
     assert loaded[0].end_token
     assert (loaded.encode(tiny.SENTENCES) == expected).all()
+    export_model(ExportOptions(str(tmp_path / "model"), str(tmp_path / "adapter"), format="adapter"))  # compares probes
+    assert AutoTokenizer.from_pretrained(tmp_path / "adapter")("a man").input_ids[-1:] == ends
     export_model(ExportOptions(str(tmp_path / "model"), str(tmp_path / "merged"), dtype="float32"))
     stock = SentenceTransformer(str(tmp_path / "merged"), device="cpu")
     assert type(stock[0]).__module__.startswith("sentence_transformers")
