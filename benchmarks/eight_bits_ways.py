@@ -33,7 +33,7 @@ from lacos_st.transformer import ADAPTER_FOLDER, LoRA8bit
 from lacos_st.upstream import text_modality
 
 OF_STORAGE = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "adapter_dtype", "block_size", "code", "skip")
-NOT_OF_THE_MODEL = {*OF_STORAGE, "self_contained", "embedding_device"}
+NOT_OF_THE_MODEL = {*OF_STORAGE, "self_contained", "embedding_device", "transformer_task"}
 """Options of a saved model that do not say what it computes."""
 
 
@@ -177,8 +177,8 @@ def _encoder(given: Source) -> SentenceTransformer:
     saved = load_model(str(given.folder), device="cpu")
     if len(saved) != 2 or not isinstance(saved[1], Pooling):
         raise UserError(f"{given.name}: only a pooling layer may follow the transformer, modules.json has more")
-    options = {name: value for name, value in saved[0].get_config_dict().items() if name not in NOT_OF_THE_MODEL}
-    options.pop("transformer_task", None)
+    options = cast(LoRA8bit, saved[0]).get_config_dict()
+    options = {name: value for name, value in options.items() if name not in NOT_OF_THE_MODEL}
     options["max_seq_length"] = saved.max_seq_length  # the tokenizer's, not among the options
     model = encoder(given.base, lora_rank=0, code=None, device="cpu", **options)
     model[1] = saved[1]
