@@ -9,7 +9,8 @@ ROWS is the file of `examples/smollm2_pairs.py`; the rows in `results/` are of w
 steps as cost what `--steps` of the starting point cost: reading twice or a third column means fewer of them. Spearman
 on STS-B dev counts (max of four similarities, as the paper has it), with the interval of the difference over 1,000
 resamples of the pairs; two more seeds of the starting point show what a seed alone does. Resumable: a variant's row is
-written when it is done, and its training goes on from a checkpoint. Rows, table: `results/recipes.*`.
+written when it is done, and its training goes on from a checkpoint. Rows, table: `results/recipes.*`; the similarities
+of the starting point, to which intervals are drawn, stay beside them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from benchmarks import models, rows
-from lacos_st.atomic import whole_folder, write_text
+from lacos_st.atomic import write_text
 from lacos_st.report import markdown_table
 from lacos_st.runs import RunFolder
 from lacos_st.settings import TrainConfig
@@ -126,6 +127,14 @@ VARIANTS: dict[str, Variant] = {
     "last 50 echo lr 16e-4": Variant(
         "last token, scale 50, echo, twice the rate", {**LAST_50, "echo": True, "lr": 16e-4}, cost=2
     ),
+    "last 50 end echo lr 16e-4": Variant(
+        "last token, an end token, scale 50, echo, twice the rate",
+        {**LAST_50, "end_token": True, "echo": True, "lr": 16e-4},
+        cost=2,
+    ),
+    "scale 50 echo lr 16e-4": Variant(
+        "weighted mean, scale 50, echo, twice the rate", {"scale": 50.0, "echo": True, "lr": 16e-4}, cost=2
+    ),
     "seed 2": Variant("a third seed", {"seed": 2}),
 }
 """In the order in which they are run. A prompt of four tokens makes a sentence of 14 tokens 1.3 times as long."""
@@ -198,6 +207,11 @@ def nli_rows(file: Path, output: Path) -> Path:
     return place
 
 
+def started() -> Path:
+    """Where the starting point's similarities on the dev set are: float32 (4, N)."""
+    return rows.RESULTS / "recipes_start.npy"
+
+
 def done(name: str, steps: int, data: str) -> dict[str, Any] | None:
     """The last row of a variant on this data, at this number of steps."""
     found = [row for row in rows.read("recipes") if (row["variant"], row["budget"], row["data"]) == (name, steps, data)]
@@ -206,6 +220,8 @@ def done(name: str, steps: int, data: str) -> dict[str, Any] | None:
 
 def run(name: str, options: argparse.Namespace) -> None:
     """Train and score one variant, and write its row."""
+    if name != "start" and not started().is_file():
+        raise SystemExit(f"{started()} is missing, to which intervals are drawn: run the variant start first")
     variant = VARIANTS[name]
     data = nli_rows(options.rows, options.output) if variant.nli_only else options.rows
     folder = options.output / name.replace(" ", "-")
@@ -217,9 +233,10 @@ def run(name: str, options: argparse.Namespace) -> None:
     start = time.perf_counter()
     result = train(wanted)
     (dev,) = load_tasks(options.data, names=[DEV])
-    found = similarities(result.model, dev)
-    with whole_folder(options.output / "similarities" / folder.name) as new:
-        np.save(new / "dev.npy", found.astype(np.float32))
+    found = similarities(result.model, dev).astype(np.float32)
+    if name == "start":
+        rows.RESULTS.mkdir(parents=True, exist_ok=True)
+        np.save(started(), found)
     scores = spearman(found, np.array(dev.scores))
     rows.append(
         "recipes",
@@ -234,6 +251,7 @@ def run(name: str, options: argparse.Namespace) -> None:
         train_loss=result.train_loss,
         dev_max=float(scores.max()),
         dev=dict(zip(SIMILARITIES, map(float, scores), strict=True)),
+        interval=difference(found, np.load(started()), np.array(dev.scores)),
         seconds=time.perf_counter() - start,
     )
     print(f"{name}: {scores.max():.2f} after {result.steps} steps", flush=True)
@@ -257,32 +275,21 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     names = options.only or list(VARIANTS)
-    for name in names:
-        if not options.report and done(name, options.steps, sha256(options.rows)) is None:
+    data = sha256(options.rows)
+    for name in [] if options.report else names:
+        if done(name, options.steps, data) is None or (name == "start" and not started().is_file()):
             run(name, options)
-    print(report(options))
+    print(report(options.steps, data))
 
 
-def report(options: argparse.Namespace) -> str:
+def report(steps: int, data: str) -> str:
     """The table, also written to results/recipes.md: each variant beside the starting point."""
-    (dev,) = load_tasks(options.data, names=[DEV])
-    scores = np.array(dev.scores)
     lines = [["change", "steps", f"{DEV}, max of four", "cosine", "difference", "95 % interval", "s"]]
-    found = {name: done(name, options.steps, sha256(options.rows)) for name in VARIANTS}
-    start = found["start"]
+    found = {name: row for name in VARIANTS if (row := done(name, steps, data)) is not None}
     for name, row in found.items():
-        if row is None:
-            continue
         cells = [row["says"], str(row["steps"]), f"{row['dev_max']:.2f}", f"{row['dev']['cosine']:.2f}"]
-        if start is None or name == "start":
-            cells += ["", ""]
-        else:
-            one, other = (
-                np.load(options.output / "similarities" / what.replace(" ", "-") / "dev.npy").astype(np.float64)
-                for what in (name, "start")
-            )
-            low, high = difference(one, other, scores)
-            cells += [f"{row['dev_max'] - start['dev_max']:+.2f}", f"{low:+.2f} to {high:+.2f}"]
+        cells.append("" if name == "start" else f"{row['dev_max'] - found['start']['dev_max']:+.2f}")
+        cells.append("" if name == "start" else "{:+.2f} to {:+.2f}".format(*row["interval"]))
         lines.append([*cells, f"{row['seconds']:.0f}"])
     text = markdown_table(lines)
     write_text(rows.RESULTS / "recipes.md", text + "\n")

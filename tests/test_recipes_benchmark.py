@@ -106,12 +106,19 @@ def test_a_variant_is_trained_scored_and_reported_once(
     file = sorted((data / "nli").glob("*.tsv"))[0]
     asked = ["recipes", "--data", str(data), "--rows", str(file), "--output", str(tmp_path / "out"), "--steps", "2"]
     asked += ["--base", tiny.save(tmp_path / "base", "llama"), "--only", "start", "echo"]
+    monkeypatch.setattr("sys.argv", [*asked[:-2], "echo"])
+    with pytest.raises(SystemExit, match=r"recipes_start\.npy is missing.*run the variant start first"):
+        recipes.main()
     monkeypatch.setattr("sys.argv", asked)
     for _ in range(2):
         recipes.main()
     made = [json.loads(line) for line in (tmp_path / "results" / "recipes.jsonl").read_text().splitlines()]
     assert [(row["variant"], row["steps"]) for row in made] == [("start", 2), ("echo", 2)]
     assert made[0]["dev_max"] == max(made[0]["dev"].values()) != made[1]["dev_max"]
+    start = np.load(tmp_path / "results" / "recipes_start.npy")
+    assert start.shape == (4, 30) and recipes.spearman(start, np.array(task.scores)).max() == made[0]["dev_max"]
+    assert made[0]["interval"] == [0, 0] and made[1]["interval"][0] < made[1]["dev_max"] - made[0]["dev_max"]
     table = (tmp_path / "results" / "recipes.md").read_text()
+    assert "{:+.2f} to {:+.2f}".format(*made[1]["interval"]) in table
     assert f"{made[1]['dev_max'] - made[0]['dev_max']:+.2f}" in table
     assert "echo: each text twice: 2 steps" not in table and "2 steps" in capsys.readouterr().out
