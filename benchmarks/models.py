@@ -14,8 +14,8 @@ import argparse
 import hashlib
 import importlib.util
 import os
-import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,17 +122,19 @@ def _put_together(model: PackagedModel, path: Path) -> Path | None:
         if folder is None or not (folder / name).is_file():
             return None
         parts.append(folder / name)
-    unfinished = path.with_suffix(".unfinished")
     digest = hashlib.sha256()
-    with unfinished.open("wb") as whole:
-        for part in parts:
-            content = part.read_bytes()
-            digest.update(content)
-            whole.write(content)
-    if digest.hexdigest() != model.sha256:
-        unfinished.unlink()
-        raise UserError(f"the parts of {path.name} make another file than they should: install {model.package} anew")
-    shutil.move(unfinished, path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as own:  # two processes may be at it
+        unfinished = Path(own) / path.name
+        with unfinished.open("wb") as whole:
+            for part in parts:
+                content = part.read_bytes()
+                digest.update(content)
+                whole.write(content)
+        if digest.hexdigest() != model.sha256:
+            raise UserError(
+                f"the parts of {path.name} make another file than they should: install {model.package} anew"
+            )
+        unfinished.replace(path)
     return path
 
 

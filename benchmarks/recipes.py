@@ -10,9 +10,10 @@ steps as cost what `--steps` of the starting point cost: reading twice or a thir
 on STS-B dev counts (max of four similarities, as the paper has it), with the interval of the difference over 1,000
 resamples of the pairs; two more seeds of the starting point show what a seed alone does. Resumable: a variant's row is
 written when it is done, and its training goes on from a checkpoint. Rows, table: `results/recipes.*`; the similarities
-of the starting point, to which intervals are drawn, stay beside them. Rows of 44,447 pairs were trained before overlap
-was looked for in letters and digits alone, the others without the 223 pairs that this found, and so in another order:
-each is compared with the starting point of its own pairs, and the first with the last ones only roughly.
+of the starting point, to which intervals are drawn, stay beside them. Rows of 44,447 pairs (44,167 with
+hard negatives) were trained before overlap was looked for in letters and digits alone, the others without the 223 pairs
+that this found, and so in another order: each is compared with the starting point of its own pairs, and the first with
+the last ones only roughly.
 """
 
 from __future__ import annotations
@@ -209,7 +210,7 @@ def nli_rows(file: Path, output: Path) -> Path:
     return place
 
 
-def started() -> Path:
+def start_file() -> Path:
     """Where the starting point's similarities on the dev set are: float32 (4, N)."""
     return rows.RESULTS / "recipes_start.npy"
 
@@ -220,11 +221,30 @@ def done(name: str, steps: int, data: str) -> dict[str, Any] | None:
     return found[-1] if found else None
 
 
+def started(steps: int, data: str, scores: np.ndarray) -> np.ndarray:
+    """The starting point's similarities, which intervals are drawn to: float32 (4, N).
+
+    Raises:
+        SystemExit: where there are none, or those are not of the starting point's row at these steps on this data.
+    """
+    row = done("start", steps, data)
+    if row is None:
+        raise SystemExit(f"no row of the starting point at {steps} steps on this data: run the variant start first")
+    if not start_file().is_file():
+        raise SystemExit(f"{start_file()} is missing, to which intervals are drawn: run the variant start first")
+    found = np.load(start_file())
+    if abs(spearman(found, scores).max() - row["dev_max"]) > 1e-6:
+        raise SystemExit(f"{start_file()} is of other steps or data than the row: remove it and run the variant start")
+    return np.asarray(found)
+
+
 def run(name: str, options: argparse.Namespace) -> None:
     """Train and score one variant, and write its row."""
-    if name != "start" and not started().is_file():
-        raise SystemExit(f"{started()} is missing, to which intervals are drawn: run the variant start first")
     variant = VARIANTS[name]
+    digest = sha256(options.rows)
+    (dev,) = load_tasks(options.data, names=[DEV])
+    people = np.array(dev.scores)
+    start = None if name == "start" else started(options.steps, digest, people)
     data = nli_rows(options.rows, options.output) if variant.nli_only else options.rows
     folder = options.output / name.replace(" ", "-")
     sts = options.data / "sts"
@@ -232,15 +252,14 @@ def run(name: str, options: argparse.Namespace) -> None:
     wanted = config(variant, base=base, data=str(data), sts=str(sts), output=folder, budget=options.steps)
     if RunFolder(folder).last_checkpoint() is not None:
         wanted = TrainConfig.from_yaml(folder / "train.yaml", resume=True)
-    begin = time.perf_counter()
+    clock = time.perf_counter()
     result = train(wanted)
-    (dev,) = load_tasks(options.data, names=[DEV])
     found = similarities(result.model, dev).astype(np.float32)
-    if name == "start":
+    if start is None:
+        start = found
         rows.RESULTS.mkdir(parents=True, exist_ok=True)
-        np.save(started(), found)
-    start = np.load(started())
-    scores, begun = (spearman(each, np.array(dev.scores)) for each in (found, start))
+        np.save(start_file(), found)
+    scores = spearman(found, people)
     rows.append(
         "recipes",
         variant=name,
@@ -249,14 +268,14 @@ def run(name: str, options: argparse.Namespace) -> None:
         budget=options.steps,
         steps=result.steps,
         cost=variant.cost,
-        data=sha256(options.rows),
+        data=digest,
         train_rows=result.train_rows,
         train_loss=result.train_loss,
         dev_max=float(scores.max()),
         dev=dict(zip(SIMILARITIES, map(float, scores), strict=True)),
-        start_max=float(begun.max()),
-        interval=difference(found, start, np.array(dev.scores)),
-        seconds=time.perf_counter() - begin,
+        start_max=float(spearman(start, people).max()),
+        interval=difference(found, start, people),
+        seconds=time.perf_counter() - clock,
     )
     print(f"{name}: {scores.max():.2f} after {result.steps} steps", flush=True)
 
@@ -281,7 +300,7 @@ def main() -> None:
     names = options.only or list(VARIANTS)
     data = sha256(options.rows)
     for name in [] if options.report else names:
-        if done(name, options.steps, data) is None or (name == "start" and not started().is_file()):
+        if done(name, options.steps, data) is None or (name == "start" and not start_file().is_file()):
             run(name, options)
     print(report(options.steps, data))
 

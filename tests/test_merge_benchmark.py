@@ -9,7 +9,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from benchmarks.multilingual.merge import merged
+from benchmarks.merge import merged
 from lacos_st import encoder
 from lacos_st.adapters import adapter_parameters
 from lacos_st.errors import UserError

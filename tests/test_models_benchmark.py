@@ -83,6 +83,28 @@ def test_parts_are_put_together_once_and_checked(nothing_set: pytest.MonkeyPatch
         find("gemma3")
 
 
+def test_two_processes_may_put_the_parts_together_at_once(nothing_set: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    nothing_set.setenv(models.FOLDER, str(tmp_path))
+    model = replace(MODELS["gemma3"], sha256=sha256(b"0123").hexdigest())
+    nothing_set.setattr(models, "MODELS", {"gemma3": model})
+    for module, name in model.parts:
+        file = tmp_path / module / name
+        file.parent.mkdir(parents=True)
+        file.write_bytes(name[-1].encode())
+    whole = tmp_path / model.package / model.path
+    whole.parent.mkdir(parents=True)
+    read, others = Path.read_bytes, [find]
+
+    def another_in_between(file: Path) -> bytes:
+        if others:
+            assert others.pop()("gemma3") == whole
+        return read(file)
+
+    nothing_set.setattr(Path, "read_bytes", another_in_between)
+    assert find("gemma3") == whole
+    assert read(whole) == b"0123" and list(whole.parent.iterdir()) == [whole]
+
+
 @pytest.mark.slow
 def test_smollm2_embeds_as_the_stock_model_does() -> None:
     """Plain text, mean pooling: its chat template is left alone."""

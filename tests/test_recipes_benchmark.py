@@ -107,7 +107,7 @@ def test_a_variant_is_trained_scored_and_reported_once(
     asked = ["recipes", "--data", str(data), "--rows", str(file), "--output", str(tmp_path / "out"), "--steps", "2"]
     asked += ["--base", tiny.save(tmp_path / "base", "llama"), "--only", "start", "echo"]
     monkeypatch.setattr("sys.argv", [*asked[:-2], "echo"])
-    with pytest.raises(SystemExit, match=r"recipes_start\.npy is missing.*run the variant start first"):
+    with pytest.raises(SystemExit, match="no row of the starting point at 2 steps on this data: run the variant start"):
         recipes.main()
     monkeypatch.setattr("sys.argv", asked)
     for _ in range(2):
@@ -122,3 +122,23 @@ def test_a_variant_is_trained_scored_and_reported_once(
     assert "{:+.2f} to {:+.2f}".format(*made[1]["interval"]) in table
     assert f"{made[1]['dev_max'] - made[0]['dev_max']:+.2f}" in table
     assert "echo: each text twice: 2 steps" not in table and "2 steps" in capsys.readouterr().out
+
+
+def test_intervals_are_drawn_to_the_starting_point_of_the_same_steps_and_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    people = np.array(graded(30).scores)
+    start = np.random.default_rng(0).normal(size=(4, 30)).astype(np.float32)
+    best = float(recipes.spearman(start, people).max())
+    rows.append("recipes", variant="start", budget=2, data="abc", dev_max=best)
+    with pytest.raises(SystemExit, match=r"recipes_start\.npy is missing"):
+        recipes.started(2, "abc", people)
+    np.save(recipes.start_file(), start)
+    assert np.array_equal(recipes.started(2, "abc", people), start)
+    for steps, data in ((3, "abc"), (2, "abd")):
+        with pytest.raises(SystemExit, match=f"no row of the starting point at {steps} steps on this data"):
+            recipes.started(steps, data, people)
+    rows.append("recipes", variant="start", budget=2, data="abc", dev_max=best - 1)
+    with pytest.raises(SystemExit, match="is of other steps or data than the row"):
+        recipes.started(2, "abc", people)

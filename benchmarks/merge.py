@@ -1,6 +1,6 @@
 """One model from adapters that were trained apart on the same base: their weighted mean.
 
-    python -m benchmarks.multilingual.merge OUT MODEL MODEL... [--weights 0.5 0.5]
+    python -m benchmarks.merge OUT MODEL MODEL... [--weights 0.5 0.5]
 
 The ranks are laid beside each other, so that the result's change of each weight is exactly the mean of the models'
 changes: peft's `add_weighted_adapter(..., combination_type="cat")`, for models as `lacos-st train` saves them.
