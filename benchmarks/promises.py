@@ -37,7 +37,7 @@ CRASHES = {
         "benchmarks/crash_drill.py",
     ),
     "`lacos-st encode` writes every row once and in order, also after a kill or on a full disk": (
-        "tests/test_corpus.py",
+        "tests/corpus/test_corpus_resume.py",
         "benchmarks/corpus.py",
     ),
 }

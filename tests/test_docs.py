@@ -76,9 +76,10 @@ def test_figures_of_the_newest_full_drill_are_told(tmp_path: Path, monkeypatch: 
 
 
 def test_promises_name_tests_that_exist() -> None:
-    tests = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py")}
+    folder = ROOT / "tests"
+    tests = {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in folder.rglob("test_*.py")}
     files, functions = (
-        set(re.findall(form, PROMISES + SECURITY)) for form in (r"`tests/(test_\w+\.py)`", r"`(test_\w+)`")
+        set(re.findall(form, PROMISES + SECURITY)) for form in (r"`tests/([\w/]*test_\w+\.py)`", r"`(test_\w+)`")
     )
     assert len(files) > 8
     assert len(functions) > 4
@@ -88,10 +89,13 @@ def test_promises_name_tests_that_exist() -> None:
 
 def test_what_is_not_there_is_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "ROOT", tmp_path)
-    assert "| **missing**: tests/test_corpus.py, **missing**: benchmarks/corpus.py |" in promises.crashes()
-    (tmp_path / "tests").mkdir()
-    (tmp_path / "tests" / "test_corpus.py").touch()
-    assert "| `tests/test_corpus.py`, **missing**: benchmarks/corpus.py |" in promises.crashes()
+    assert (
+        "| **missing**: tests/corpus/test_corpus_resume.py, **missing**: benchmarks/corpus.py |" in promises.crashes()
+    )
+    file = tmp_path / "tests" / "corpus" / "test_corpus_resume.py"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert "| `tests/corpus/test_corpus_resume.py`, **missing**: benchmarks/corpus.py |" in promises.crashes()
 
 
 def test_a_readme_without_markers_is_refused() -> None:
