@@ -72,7 +72,7 @@ def _of_model(rows: Rows, model: str) -> str:
             cells = [f"{scores[task]:.2f}" if task in scores else "-" for task in tasks]
             mean = f"{fmean(scores.values()):.2f}" if len(scores) == len(tasks) else "-"
         drift = f"{100 * row['embedding_drift']:.2f} %"
-        lines.append([_label(row), f"{row['stored_bytes'] / 2**20:.1f}", drift, mean, *cells])
+        lines.append([label(row), f"{row['stored_bytes'] / 2**20:.1f}", drift, mean, *cells])
     average = "STS-Avg" if set(tasks) == ENGLISH else "mean"
     head = ["weights", "MiB", "embeddings differ by", average, *tasks]
     return (
@@ -84,15 +84,15 @@ def _mean(found: dict[str, float], tasks: Sequence[str]) -> str:
     return f"{fmean(found.values()):+.3f}" if len(found) == len(tasks) else "-"
 
 
-def _label(row: dict[str, Any]) -> str:
+def label(row: dict[str, Any]) -> str:
     """A way with the block that it took, and for "auto" how many tensors got which code."""
     way = WAYS[row["way"]]
-    label = way.label
+    text = way.label
     if row["block_size"] is not None and row["block_size"] != way.block_size:
-        label += f": {row['block_size']} here, the largest that fits"
+        text += f": {row['block_size']} here, the largest that fits"
     if way.code == "auto":
-        label += " (" + ", ".join(f"{count} {code}" for code, count in row["tensors"].items()) + ")"
-    return label
+        text += " (" + ", ".join(f"{count} {code}" for code, count in row["tensors"].items()) + ")"
+    return text
 
 
 def plot(rows: Rows, path: Path) -> None:

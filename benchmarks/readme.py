@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import rows
+from benchmarks import readme_scores, rows
 from benchmarks.ways import WAYS
 
 START, END = "<!-- results: written by benchmarks/readme.py -->", "<!-- end of results -->"
@@ -265,12 +265,13 @@ def results() -> str:
     demos = {row["data"]: row for row in rows.read("demo")}
     full = newest()
     used = [demos[kind] for kind in ("real", "synthetic") if kind in demos]
-    lines = [line for row in used for line in demo_table(row)]
+    lines = readme_scores.lines()
+    lines += [line for row in used for line in demo_table(row)]
     lines += ways_table(full)
     if full:
         lines += ["", "| what | result |", "| --- | --- |"]
         lines += [f"| {what} | {value} |" for name, row in full.items() for what, value in LINES[name](row)]
-    used += full.values()
+    used = [*readme_scores.used(), *used, *full.values()]
     if not used:
         return "No benchmark has been run yet: `make bench`."
     return "\n".join([*lines, "", "Rows:", "", *(f"- {source(row)}" for row in used)]).strip()

@@ -1,0 +1,114 @@
+"""README's tables of scores on real weights, from the rows of `benchmarks.scored` and `benchmarks.eight_bits`.
+
+Where a model was measured several times under one name, each row has its line: a seed that did worse is not hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from benchmarks import rows
+from benchmarks.eight_bits_report import ENGLISH, differences, label
+from benchmarks.figures import table
+
+STS17 = tuple(f"STS17.{pair}" for pair in ("es-es", "en-en", "es-en", "ar-ar", "ar-en"))
+"""Whose mean is told of models of many languages."""
+
+TRAINING = ("pairs seen", "training time")
+STORED = ("float32", "dynamic-64", "dynamic-256", "linear-256", "stock-8bit", "stock-nf4")
+"""Ways that are stored as they are: of blocks across rows only the rounding is measured."""
+
+NAMES = {
+    "minilm": "all-MiniLM-L6-v2, an encoder",
+    "smollm2": "SmolLM2-135M, zero-shot, mean pooling",
+    "smollm2-trained": "SmolLM2-135M, trained",
+    "gemma3": "Gemma 3 270M, zero-shot, mean pooling",
+}
+
+
+def cell(row: dict[str, Any], tasks: Sequence[str]) -> str:
+    """The mean over the tasks, the highest of four similarities (cosine); "-" where one was not measured."""
+    if any(task not in row["tasks"] for task in tasks):
+        return "-"
+    best, cosine = (fmean(row["tasks"][task][figure] for task in tasks) for figure in ("max", "cosine"))
+    return f"{best:.2f} ({cosine:.2f})"
+
+
+def training(row: dict[str, Any]) -> list[str]:
+    """What a model saw and for how long; "-" for what was not trained, or is made of several trainings."""
+    if "settings" not in row:
+        return ["-", "-"]
+    return [f"{row['steps'] * row['settings']['batch_size']:,}", f"{row['train_seconds'] / 60:.0f} min"]
+
+
+def lacos_rows() -> list[dict[str, Any]]:
+    """The rows of SmolLM2 trained in 8 bits that have all seven English sets."""
+    return [
+        row
+        for row in rows.read("smollm2")
+        if row["tasks"].keys() >= ENGLISH and row.get("settings", {}).get("method", "lacos") == "lacos"
+    ]
+
+
+def smollm2_table() -> list[str]:
+    """SmolLM2-135M after its trainings."""
+    columns = {
+        "STS-B dev": ["STSBenchmark-dev"],
+        "STS-B test": ["STSBenchmark"],
+        "STS-Avg": sorted(ENGLISH),
+        "STS17 en-en": ["STS17.en-en"],
+    }
+    lines = [[row["says"], *training(row), *(cell(row, tasks) for tasks in columns.values())] for row in lacos_rows()]
+    if not lines:
+        return []
+    head = "SmolLM2-135M (English) in 8 bits after training on real pairs, one thread; Spearman x100, max over four "
+    head += "similarities (cosine); pairs with a sentence of an evaluation set were left out:"
+    return ["", head, "", table(["training", *TRAINING, *columns], lines)]
+
+
+def gemma3_table() -> list[str]:
+    """Gemma 3 270M on the language pairs of STS17."""
+    lines = [
+        [row["says"].partition(":")[0], *training(row), cell(row, STS17), *(cell(row, [task]) for task in STS17)]
+        for row in rows.read("gemma3")
+        if row["tasks"].keys() >= set(STS17)
+    ]
+    if not lines:
+        return []
+    head = "Gemma 3 270M in 8 bits on STS17's language pairs, likewise:"
+    return ["", head, "", table(["training", *TRAINING, "mean", *(task[6:] for task in STS17)], lines)]
+
+
+def eight_bits_table() -> list[str]:
+    """What storage in fewer bits costs of STS-Avg: models of which all seven English sets were measured."""
+    found = rows.read("eight_bits")
+    lines = []
+    for model in dict.fromkeys(row["model"] for row in found):
+        of_model = [row for row in found if row["model"] == model and "max" in row]
+        gaps = differences(found, model)
+        for way in STORED:
+            if gaps[way].keys() != ENGLISH:
+                continue
+            newest = {row["task"]: row for row in of_model if row["way"] == way}
+            mean = fmean(newest[task]["max"] for task in ENGLISH)
+            one = newest["STSBenchmark"]
+            less = "" if way == "float32" else f"{fmean(gaps[way].values()):+.3f}"
+            lines.append(
+                [NAMES.get(model, model), label(one), f"{one['stored_bytes'] / 2**20:.0f} MiB", f"{mean:.2f}", less]
+            )
+    if not lines:
+        return []
+    head = ["model", "weights", "size", "STS-Avg", "less float32"]
+    return ["", "What 8 bits cost, on the same weights:", "", table(head, lines)]
+
+
+def used() -> list[dict[str, Any]]:
+    """The last row of each file, for the sources."""
+    return [found[-1] for name in ("smollm2", "gemma3", "eight_bits") if (found := rows.read(name))]
+
+
+def lines() -> list[str]:
+    """All of the tables that there are rows for."""
+    return [*smollm2_table(), *gemma3_table(), *eight_bits_table()]
