@@ -102,7 +102,6 @@ def build_model(config: TrainConfig) -> SentenceTransformer:
         "chat_template": config.chat_template,
         "attention": config.attention,
         "echo": config.echo,
-        "end_token": config.end_token,
         "model_kwargs": {"dtype": getattr(torch, config.dtype)},
     }
     if config.revision is not None:

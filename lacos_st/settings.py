@@ -69,9 +69,6 @@ class TrainConfig:
     echo: bool = option(
         False, "read each text twice and pool the second reading, which has seen all of it; twice the tokens"
     )
-    end_token: bool = option(
-        False, "the tokenizer's end-of-text token behind each text, for last-token pooling to read in place of a word"
-    )
     prompt: str | None = option(None, "text put before each sentence, in training and by the trained model")
     chat_template: bool = option(False, "wrap sentences in the tokenizer's chat template, where it has one")
     max_seq_length: int | None = option(None, "tokens kept of a sentence; none: what the base allows")

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, cast
 from lacos_st import ranks
 from lacos_st.atomic import cannot_write, whole_folder
 from lacos_st.embedded import resolve
-from lacos_st.end_token import end_texts_
 from lacos_st.errors import UserError
 from lacos_st.methods import build_loss, build_model, load_rows
 from lacos_st.peak import PeakMemory
@@ -197,8 +196,6 @@ def sampled_lengths(config: TrainConfig, rows: Dataset) -> list[list[int]]:
     tokenizer = read_tokenizer(resolve(config.base), **_hub(config))
     sample = rows[:SAMPLED_ROWS]
     columns = [column for column in sample.values() if isinstance(column[0], str)]
-    if config.end_token:
-        end_texts_(tokenizer)
     limit = min(config.max_seq_length or tokenizer.model_max_length, tokenizer.model_max_length)
     start, readings = config.prompt or "", 1 + config.echo
     counted = [tokenizer([start + text for text in texts], verbose=False).input_ids for texts in columns]

@@ -24,7 +24,6 @@ from lacos_st.both_ways import attend_both_ways_, check_way
 from lacos_st.columns import COLUMN, Column
 from lacos_st.echo import doubled
 from lacos_st.embedded import resolve
-from lacos_st.end_token import end_texts_
 from lacos_st.errors import UserError
 from lacos_st.flat import flat_features, restored
 from lacos_st.folder import check_adapter, check_folder, reading, without_remote_code
@@ -66,7 +65,6 @@ class LoRA8bit(Transformer):
         attention: "causal", as decoders were trained, or "bidirectional": each token sees all of its text. An encoder
             is bidirectional as it is.
         echo: each text is read twice, and the tokens of the second reading are pooled (`lacos_st.echo`).
-        end_token: the tokenizer's `eos_token` stands behind each text.
         **kwargs: sentence-transformers' `Transformer` options: `max_seq_length`, `model_kwargs`
             (`{"dtype": torch.bfloat16}`; `{"base": folder}` where the base of a saved adapter has moved),
             `processor_kwargs`, ...
@@ -78,7 +76,7 @@ class LoRA8bit(Transformer):
     config_keys: list[str] = [
         *Transformer.config_keys,
         *("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "adapter_dtype", "block_size", "code", "skip"),
-        *("self_contained", "embedding_device", "attention", "echo", "end_token"),
+        *("self_contained", "embedding_device", "attention", "echo"),
     ]
 
     def __init__(
@@ -98,7 +96,6 @@ class LoRA8bit(Transformer):
         chat_template: bool = False,
         attention: str = "causal",
         echo: bool = False,
-        end_token: bool = False,
         **kwargs: Any,
     ) -> None:
         model_kwargs = dict(kwargs.pop("model_kwargs", None) or {})
@@ -117,7 +114,6 @@ class LoRA8bit(Transformer):
             "embedding_device": embedding_device,
             "attention": attention,
             "echo": echo,
-            "end_token": end_token,
         }
         for name, value in self._init_options.items():
             setattr(self, name, value)
@@ -143,8 +139,6 @@ class LoRA8bit(Transformer):
         self.register_load_state_dict_pre_hook(keep_base)
         if self.tokenizer is not None and self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token  # for callers who pad; flat batches do not
-        if self.end_token:
-            end_texts_(self.tokenizer)
         if self.attention == "bidirectional":
             attend_both_ways_(self.model)
         if self.embedding_device is not None:
@@ -177,7 +171,6 @@ class LoRA8bit(Transformer):
     embedding_device: str | None
     attention: str
     echo: bool
-    end_token: bool
     preprocess = one_at_a_time(Transformer.preprocess)  # a tokenizer is not safe in threads
 
     # Loading

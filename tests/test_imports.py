@@ -56,7 +56,6 @@ ALLOWED = {
     "bloom": {"attention", "bloom_layer", "flat", "product", "upstream"},
     "flat": {"ragged"},
     "echo": {"ragged"},
-    "end_token": {"errors"},
     "both_ways": {"bloom", "errors"},
     "negatives": {"errors"},
     "bloom_layer": {"attention", "product", "upstream"},

@@ -1,20 +1,15 @@
-"""How a text is read: twice (echo), both ways (bidirectional attention), with a prompt before or a token behind it."""
+"""How a text is read: twice (echo), both ways (bidirectional attention), with a prompt before it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import tiny
 import torch
 from sentence_transformers import SentenceTransformer
-from transformers import AutoTokenizer
 
 from lacos_st import LoRA8bit, Pooling, UserError, encoder
-from lacos_st.end_token import end_texts_
-from lacos_st.export.options import ExportOptions
-from lacos_st.export.run import export_model
 from lacos_st.export.saved import SavedModel
 from lacos_st.settings import TrainConfig
 from lacos_st.training import train
@@ -79,58 +74,6 @@ def test_ways_of_reading_differ_and_are_saved(bases: dict[str, str], tmp_path: P
             SavedModel.read(str(tmp_path / name))
 
 
-@pytest.mark.parametrize("architecture", ["bloom", "llama"])
-def test_an_end_token_stands_behind_each_text_and_is_saved_and_exported(
-    bases: dict[str, str], architecture: str, tmp_path: Path
-) -> None:
-    plain = encoder(bases[architecture], block_size=64, device="cpu")
-    model = encoder(bases[architecture], block_size=64, end_token=True, device="cpu")
-    model[1] = Pooling(model.get_embedding_dimension(), "lasttoken")
-    tokenizer, ends = model[0].tokenizer, [model[0].tokenizer.eos_token_id]
-    for text in (text for text in tiny.SENTENCES if text):
-        before = plain[0].tokenizer(text).input_ids
-        found = tokenizer(text).input_ids
-        assert found == (before if before[-1:] == ends else before + ends)
-    model.max_seq_length = 4
-    cut = model[0].preprocess(["a man plays a guitar in the street"])["input_ids"][0].tolist()
-    assert len(cut) == 4 and cut[-1:] == ends
-    by_hand = SentenceTransformer(modules=[LoRA8bit(bases[architecture], block_size=64), model[1]], device="cpu")
-    by_hand[0].load_state_dict(model[0].state_dict())
-    by_hand[0].tokenizer.add_eos_token = True
-    by_hand.max_seq_length = 4
-    expected = model.encode(tiny.SENTENCES)
-    assert (by_hand.encode(tiny.SENTENCES) == expected).all()
-    model.save_pretrained(str(tmp_path / "model"))
-    loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
-    assert loaded[0].end_token
-    assert (loaded.encode(tiny.SENTENCES) == expected).all()
-    export_model(ExportOptions(str(tmp_path / "model"), str(tmp_path / "adapter"), format="adapter"))  # compares probes
-    assert AutoTokenizer.from_pretrained(tmp_path / "adapter")("a man").input_ids[-1:] == ends
-    export_model(ExportOptions(str(tmp_path / "model"), str(tmp_path / "merged"), dtype="float32"))
-    stock = SentenceTransformer(str(tmp_path / "merged"), device="cpu")
-    assert type(stock[0]).__module__.startswith("sentence_transformers")
-    texts = [text for text in tiny.SENTENCES if text]
-    torch.testing.assert_close(
-        torch.tensor(stock.encode(texts)), torch.tensor(loaded.encode(texts)), rtol=1e-4, atol=1e-4
-    )
-
-
-def test_a_tokenizer_that_cannot_end_a_text_is_refused(bases: dict[str, str]) -> None:
-    tokenizer = encoder(bases["llama"], block_size=64, device="cpu")[0].tokenizer
-    tokenizer.eos_token = None
-    with pytest.raises(UserError, match="has no token that ends a text"):
-        end_texts_(tokenizer)
-
-    class Deaf:
-        eos_token, eos_token_id = "</s>", 2
-
-        def __call__(self, text: str) -> SimpleNamespace:
-            return SimpleNamespace(input_ids=[7])
-
-    with pytest.raises(UserError, match="the base's Deaf puts no '</s>' behind a text"):
-        end_texts_(Deaf())
-
-
 def test_every_token_of_the_second_reading_sees_the_whole_text(bases: dict[str, str]) -> None:
     module = LoRA8bit(bases["llama"], block_size=64, echo=True)
     module.eval()
@@ -160,11 +103,11 @@ def test_a_trained_model_reads_as_it_was_trained(bases: dict[str, str], tmp_path
     config = TrainConfig.from_mapping({
         "base": bases["llama"], "data": str(tmp_path / "pairs.tsv"), "output": str(tmp_path / "run"),
         "block_size": 64, "batch_size": 8, "max_steps": 2, "eval_rows": 0, "cpu": True, "progress": False,
-        "echo": True, "end_token": True, "attention": "bidirectional", "prompt": "meaning: ", "matryoshka_dims": [16],
+        "echo": True, "attention": "bidirectional", "prompt": "meaning: ", "matryoshka_dims": [16],
     })  # fmt: skip
     model = train(config).model
     loaded = SentenceTransformer(str(tmp_path / "run" / "model"), device="cpu")
-    assert loaded[0].echo and loaded[0].end_token and loaded[0].attention == "bidirectional"
+    assert loaded[0].echo and loaded[0].attention == "bidirectional"
     embedded = loaded.encode(["a man"])
     assert (embedded == model.encode(["a man"])).all()
     assert (embedded == loaded.encode(["meaning: a man"], prompt="")).all()

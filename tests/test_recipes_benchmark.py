@@ -124,6 +124,16 @@ def test_a_variant_is_trained_scored_and_reported_once(
     assert "echo: each text twice: 2 steps" not in table and "2 steps" in capsys.readouterr().out
 
 
+def test_a_variant_that_is_no_more_keeps_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    facts = {"budget": 2, "data": "abc", "train_rows": 8, "steps": 2, "dev": {"cosine": 60.0}, "seconds": 1.0}
+    for name, dev_max in (("an option of before", 61.0), ("start", 62.0)):
+        rows.append("recipes", variant=name, says=name, dev_max=dev_max, start_max=62.0, interval=[-2, 0], **facts)
+    lines = recipes.report(2, "abc").splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["start", "an option of before"]
+    assert "-1.00" in lines[3]
+
+
 def test_intervals_are_drawn_to_the_starting_point_of_the_same_steps_and_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
