@@ -11,4 +11,4 @@ mkdir -p "$output"
 [ -f "$output/pairs.tsv" ] ||
     python -m benchmarks.multilingual.pairs "$data" "$output/pairs.tsv" --kind "$kind" --rows 16000
 exec "$(dirname "$0")/../../examples/train_pairs.sh" "$base" "$data" "$output" "$steps" \
-    --block-size 128 --eval-steps 20 "$@"
+    --block-size 128 --eval-steps 20 --lr 8e-4 --pooling weightedmean "$@"
