@@ -20,6 +20,7 @@ from lacos_st.commands import (
     export,
     fit,
     memory,
+    merge,
     plan,
     push,
     quantization,
@@ -33,6 +34,7 @@ from lacos_st.errors import UserError
 
 COMMANDS = (
     train,
+    merge,
     evaluate,
     report,
     encode,

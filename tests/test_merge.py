@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from sentence_transformers import SentenceTransformer
+from test_cli import refused
 
-from benchmarks.merge import merged
 from lacos_st import encoder
 from lacos_st.adapters import adapter_parameters
+from lacos_st.cli import main
 from lacos_st.errors import UserError
+from lacos_st.merge import merge_adapters
 from lacos_st.models import load_model
 
 
@@ -34,7 +37,7 @@ def changes(model: SentenceTransformer) -> dict[str, torch.Tensor]:
 def test_the_change_of_each_weight_is_the_mean_of_the_changes(tiny_bloom_dir: str, tmp_path: Path) -> None:
     one = trained(tiny_bloom_dir, seed=1, lora_rank=3, lora_alpha=6.0)
     other = trained(tiny_bloom_dir, seed=2, lora_rank=2)
-    both = merged([one, other], [0.7, 0.3])
+    both = merge_adapters([one, other], [0.7, 0.3])
     assert both[0].lora_rank == 5
     found, first, second = changes(both), changes(one), changes(other)
     assert len(found) == 5  # the embedding, and two feed-forward layers in two blocks
@@ -48,7 +51,7 @@ def test_the_change_of_each_weight_is_the_mean_of_the_changes(tiny_bloom_dir: st
 
 def test_a_model_beside_nothing_is_itself(tiny_bloom_dir: str) -> None:
     one, other = (trained(tiny_bloom_dir, seed=seed, lora_rank=2) for seed in (1, 2))
-    both = merged([one, other], [1.0, 0.0])
+    both = merge_adapters([one, other], [1.0, 0.0])
     torch.testing.assert_close(*(torch.tensor(model.encode(["a text", "two"])) for model in (both, one)))
 
 
@@ -56,16 +59,47 @@ def test_models_that_do_not_belong_together_are_refused(tiny_bloom_dir: str) -> 
     one = trained(tiny_bloom_dir, seed=1, lora_rank=2)
     linear = trained(tiny_bloom_dir, seed=1, lora_rank=2, code="linear")
     with pytest.raises(UserError, match="differ in code: dynamic, linear"):
-        merged([one, linear], [0.5, 0.5])
+        merge_adapters([one, linear], [0.5, 0.5])
     last = trained(tiny_bloom_dir, seed=1, lora_rank=2)
     last[1].pooling_mode = "lasttoken"
     with pytest.raises(UserError, match="differ in the other modules: .*mean.*lasttoken"):
-        merged([one, last], [0.5, 0.5])
+        merge_adapters([one, last], [0.5, 0.5])
     prompted = trained(tiny_bloom_dir, seed=1, lora_rank=2)
     prompted.prompts = {"query": "a query: "}
     with pytest.raises(UserError, match="differ in prompts"):
-        merged([one, prompted], [0.5, 0.5])
+        merge_adapters([one, prompted], [0.5, 0.5])
     with pytest.raises(UserError, match="1 weights for 2 models"):
-        merged([one, one], [1.0])
-    with pytest.raises(UserError, match="without an adapter"):
-        merged([one, encoder(tiny_bloom_dir, device="cpu", block_size=64, lora_rank=0)], [0.5, 0.5])
+        merge_adapters([one, one], [1.0])
+    with pytest.raises(UserError, match="1 weights for 1 models: expected two models or more"):
+        merge_adapters([one], [1.0])
+    with pytest.raises(UserError, match="model 2 has no adapter"):
+        merge_adapters([one, encoder(tiny_bloom_dir, device="cpu", block_size=64, lora_rank=0)], [0.5, 0.5])
+
+
+def test_a_base_that_has_changed_is_refused(tmp_path: Path) -> None:
+    base = tiny.save(tmp_path / "base")
+    models = [trained(base, seed=seed, lora_rank=2) for seed in (1, 2)]
+    tiny.save(tmp_path / "base", seed=7)
+    with pytest.raises(UserError, match="is not the base that the models were trained on any more"):
+        merge_adapters(models, [0.5, 0.5])
+
+
+def test_the_command(tiny_bloom_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = [trained(tiny_bloom_dir, seed=seed, lora_rank=2) for seed in (1, 2)]
+    places = [str(tmp_path / name) for name in ("one", "other")]
+    for model, place in zip(models, places, strict=True):
+        model.save_pretrained(place)
+    out = str(tmp_path / "both")
+    assert main(["merge", out, *places, "--weights", "0.7", "0.3"]) == 0
+    assert capsys.readouterr().out == f"2 adapters, rank 4: {out}\n"
+    expected = merge_adapters(models, [0.7, 0.3]).encode(["a text"])
+    assert (load_model(out, device="cpu").encode(["a text"]) == expected).all()
+    refused(capsys, main(["merge", out, *places]), "is there already")
+    fresh = str(tmp_path / "fresh")
+    refused(capsys, main(["merge", fresh, *places, "--weights", "1"]), "1 weights for 2 models")
+    refused(capsys, main(["merge", fresh, places[0], str(tmp_path / "nothing")]), "no such folder")
+    whole = encoder(tiny_bloom_dir, device="cpu", block_size=64, lora_rank=2, self_contained=True)
+    whole.save_pretrained(str(tmp_path / "whole"))
+    refused(capsys, main(["merge", fresh, places[0], str(tmp_path / "whole")]), "model 2 holds its base")
+    refused(capsys, main(["merge", fresh, places[0]]), "two models or more")
+    assert not (tmp_path / "fresh").exists()
