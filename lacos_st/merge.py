@@ -78,7 +78,9 @@ def merge_adapters(models: Iterable[SentenceTransformer], weights: Sequence[floa
             raise UserError(f"the models differ in {name}: {', '.join(map(str, values))}")
     first = parts[0]
     options = first.options | {"lora_rank": sum(part.rank for part in parts), "lora_alpha": None, "lora_dropout": 0.0}
-    wide = first.kind(first.base_name, **options)
+    hub = {} if first.revision is None else {"revision": first.revision}
+    files: dict[str, Any] = {name: dict(hub) for name in ("model_kwargs", "config_kwargs", "processor_kwargs")}
+    wide = first.kind(first.base_name, **options, **files)
     if wide.base_sha256 != first.facts["base_sha256"]:
         raise UserError(f"{first.base_name} is not the base that the models were trained on any more")
     factors = [weight * part.scale for weight, part in zip(weights, parts, strict=True)]
@@ -100,6 +102,7 @@ class Part:
     Attributes:
         kind: of its LoRA8bit.
         base_name: what its base is read from.
+        revision: of that, on the hub.
         options: that its LoRA8bit was made with.
         others: its modules but the first.
         rank: of its adapter.
@@ -110,6 +113,7 @@ class Part:
 
     kind: type[LoRA8bit]
     base_name: str
+    revision: str | None
     options: dict[str, Any]
     others: list[Any]
     rank: int
@@ -138,6 +142,7 @@ class Part:
         return cls(
             kind=type(first),
             base_name=first.base_name,
+            revision=first.base_revision,
             options=options,
             others=others,
             rank=first.lora_rank,

@@ -202,6 +202,11 @@ class LoRA8bit(Transformer):
     def _by_reference(self) -> bool:
         return self._manifest is not None and not self._manifest.self_contained
 
+    @property
+    def base_revision(self) -> str | None:
+        """Which revision of the base was asked for; None: whichever the hub calls main, or a base that has none."""
+        return self._manifest.revision if self._manifest and self._by_reference() else self._hub["revision"]
+
     def _load_config(
         self, model_name_or_path: str, backend: str, config_kwargs: dict[str, Any]
     ) -> tuple[PreTrainedConfig, bool]:
@@ -346,8 +351,8 @@ class LoRA8bit(Transformer):
         self.save_config(str(folder))
         if with_base:
             save_torch_state_dict(checkpoint.base_state(self.model), folder, metadata={"format": "pt"})
-        asked = self._manifest.revision if self._manifest and self._by_reference() else self._hub["revision"]
-        revision = commit_hash(self.model.config, self.base_name, revision=asked, cache_dir=self._hub["cache_folder"])
+        cache = self._hub["cache_folder"]
+        revision = commit_hash(self.model.config, self.base_name, revision=self.base_revision, cache_dir=cache)
         if self.lora_rank:
             adapters.save_adapter(self.model, folder / ADAPTER_FOLDER, base_name=self.base_name, revision=revision)
         checkpoint.write_probes(probes, folder)

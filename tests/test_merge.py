@@ -84,6 +84,22 @@ def test_a_base_that_has_changed_is_refused(tmp_path: Path) -> None:
         merge_adapters(models, [0.5, 0.5])
 
 
+def test_the_base_is_of_the_revision_that_was_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a cache as huggingface_hub lays it out, where main has moved on since."""
+    repository = tmp_path / "models--someone--bloom"
+    (repository / "refs").mkdir(parents=True)
+    for name, commit, seed in (("v1", "5" * 40, 0), ("main", "7" * 40, 7)):
+        tiny.save(repository / "snapshots" / commit, seed=seed)
+        (repository / "refs" / name).write_text(commit)
+    hub = {"revision": "v1", "cache_dir": str(tmp_path)}
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    files = {name: dict(hub) for name in ("model_kwargs", "config_kwargs", "processor_kwargs")}
+    models = [trained("someone/bloom", seed=seed, lora_rank=2, **files) for seed in (1, 2)]
+    both = merge_adapters(models, [0.5, 0.5])
+    assert both[0].base_sha256 == models[0][0].base_sha256
+    assert both[0].base_sha256 != encoder("someone/bloom", device="cpu", block_size=64)[0].base_sha256
+
+
 def test_the_command(tiny_bloom_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = [trained(tiny_bloom_dir, seed=seed, lora_rank=2) for seed in (1, 2)]
     places = [str(tmp_path / name) for name in ("one", "other")]
