@@ -27,7 +27,7 @@ OWN = ("lora_rank", "lora_alpha", "lora_dropout")
 def merge_folders(output: Path, folders: Sequence[str], weights: Sequence[float] | None = None) -> SentenceTransformer:
     """Write the weighted mean of saved models into a folder, which appears whole or not at all.
 
-    One model is in memory at a time.
+    At most two of them are in memory at a time.
 
     Args:
         output: a folder that is not there yet.
@@ -55,8 +55,8 @@ def merge_adapters(models: Iterable[SentenceTransformer], weights: Sequence[floa
     """The weighted mean of the adapters of `models`.
 
     Args:
-        models: with a LoRA8bit each, of one base, stored alike, pooled alike, with the same prompts; a generator that
-            loads them is taken one model at a time.
+        models: with a LoRA8bit each, of one base, stored alike, pooled alike, with the same prompts; given as a
+            generator that loads them, no more than two are in memory at a time.
         weights: a factor for each, which need not sum to 1.
 
     Returns:
