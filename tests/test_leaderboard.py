@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import tiny
 import yaml
-from conftest import DATA
 from sentence_transformers import SentenceTransformer
 
 from lacos_st.cli import main
@@ -111,13 +110,11 @@ def test_scores_equal_our_evaluators_on_the_same_data(model: SentenceTransformer
 
 
 @pytest.mark.slow
-def test_scores_equal_our_evaluators_on_real_data(tmp_path: Path) -> None:
-    if not (DATA / "sts").is_dir():
-        pytest.skip(f"no development data under {DATA}: set LACOS_DATA to the folder that holds sts/")
+def test_scores_equal_our_evaluators_on_real_data(shared_data: Path, tmp_path: Path) -> None:
     names = ["STS12", "STSBenchmark", "SICK-R", "STS17"]
     model = load_model("bloom-nano", device="cpu")
-    evaluate_mteb([model], names, data=DATA, output_dir=tmp_path, batch_size=64)
-    ours = {task.task: task for task in evaluate([model], tasks=load_tasks(DATA, names=names)).models[0].tasks}
+    evaluate_mteb([model], names, data=shared_data, output_dir=tmp_path, batch_size=64)
+    ours = {task.task: task for task in evaluate([model], tasks=load_tasks(shared_data, names=names)).models[0].tasks}
     found = _results(tmp_path)
     for name in names[:3]:
         _agree(found[name]["scores"]["test"][0], ours[name].spearman)
