@@ -111,6 +111,7 @@ def plot(rows: Rows, path: Path) -> None:
         axes.axhspan(-TARGET, TARGET, color="0.85", zorder=0)
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set_xticks(range(len(found)), list(found), rotation=20, ha="right", fontsize=8)
+        axes.set_xlim(-0.6, max(map(len, compared.values())) - 0.4)  # bars of one width in all panels
         axes.set_yscale("symlog", linthresh=LINEAR_UP_TO)
         low, high = axes.get_ylim()
         axes.set_yticks([tick for tick in TICKS if low <= tick <= high])
