@@ -274,7 +274,7 @@ def results() -> str:
     used = [*readme_scores.used(), *used, *full.values()]
     if not used:
         return "No benchmark has been run yet: `make bench`."
-    return "\n".join([*lines, "", "Rows:", "", *(f"- {source(row)}" for row in used)]).strip()
+    return "\n".join([*lines, "", "Rows:", "", *dict.fromkeys(f"- {source(row)}" for row in used)]).strip()
 
 
 def rewrite(text: str) -> str:

@@ -105,8 +105,8 @@ def eight_bits_table() -> list[str]:
 
 
 def used() -> list[dict[str, Any]]:
-    """The last row of each file, for the sources."""
-    return [found[-1] for name in ("smollm2", "gemma3", "eight_bits") if (found := rows.read(name))]
+    """All rows, for the sources."""
+    return [row for name in ("smollm2", "gemma3", "eight_bits") for row in rows.read(name)]
 
 
 def lines() -> list[str]:

@@ -61,14 +61,20 @@ def test_what_is_not_installed_is_named(nothing_set: pytest.MonkeyPatch, tmp_pat
         find("x")
 
 
-def test_parts_are_put_together_once_and_checked(nothing_set: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    nothing_set.setenv(models.FOLDER, str(tmp_path))
+def parts_of_gemma(folder: Path) -> Path:
+    """Write four parts of a byte each; where the whole belongs."""
     for module, name in MODELS["gemma3"].parts:
-        file = tmp_path / module / name
+        file = folder / module / name
         file.parent.mkdir(parents=True)
         file.write_bytes(name[-1].encode())
-    whole = tmp_path / MODELS["gemma3"].package / MODELS["gemma3"].path
+    whole = folder / MODELS["gemma3"].package / MODELS["gemma3"].path
     whole.parent.mkdir(parents=True)
+    return whole
+
+
+def test_parts_are_put_together_once_and_checked(nothing_set: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    nothing_set.setenv(models.FOLDER, str(tmp_path))
+    whole = parts_of_gemma(tmp_path)
     with pytest.raises(UserError, match="make another file than they should"):
         find("gemma3")
     assert list(whole.parent.iterdir()) == []
@@ -87,12 +93,7 @@ def test_two_processes_may_put_the_parts_together_at_once(nothing_set: pytest.Mo
     nothing_set.setenv(models.FOLDER, str(tmp_path))
     model = replace(MODELS["gemma3"], sha256=sha256(b"0123").hexdigest())
     nothing_set.setattr(models, "MODELS", {"gemma3": model})
-    for module, name in model.parts:
-        file = tmp_path / module / name
-        file.parent.mkdir(parents=True)
-        file.write_bytes(name[-1].encode())
-    whole = tmp_path / model.package / model.path
-    whole.parent.mkdir(parents=True)
+    whole = parts_of_gemma(tmp_path)
     read, others = Path.read_bytes, [find]
 
     def another_in_between(file: Path) -> bytes:
