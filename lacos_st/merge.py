@@ -63,8 +63,9 @@ def merge_adapters(models: Iterable[SentenceTransformer], weights: Sequence[floa
         a model on the CPU whose rank is the sum of the models' ranks.
 
     Raises:
-        UserError: another number of weights, one model alone, a model without an adapter or with its base inside, or
-            models that differ in more than their adapters: base, 8-bit storage, pooling, prompts, ...
+        UserError: another number of weights, one model alone; a model without an adapter, with its base inside, or with
+            weights in another module; models that differ in more than their adapters: base, 8-bit storage, pooling,
+            prompts, ...
     """
     parts = [Part.of(model, place) for place, model in enumerate(models, start=1)]
     if len(parts) < 2 or len(weights) != len(parts):
@@ -130,7 +131,7 @@ class Part:
             place: among the models, counted from 1; for errors.
 
         Raises:
-            UserError: it has no adapter, or holds its base.
+            UserError: it has no adapter, holds its base, or has weights in another module.
         """
         first: Any = model[0]
         if not isinstance(first, LoRA8bit) or not first.lora_rank:
@@ -139,6 +140,10 @@ class Part:
             raise UserError(f"model {place} holds its base: save it without (self_contained=False) to merge it")
         options = first.get_config_dict() | {"max_seq_length": first.max_seq_length}
         others: list[Any] = list(model)[1:]
+        for module in others:
+            if next(module.parameters(), None) is not None:
+                name = type(module).__name__
+                raise UserError(f"model {place} has weights in its {name}, of which no mean is made: take it off first")
         return cls(
             kind=type(first),
             base_name=first.base_name,

@@ -9,6 +9,7 @@ import pytest
 import tiny
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense
 from test_cli import refused
 
 from lacos_st import encoder
@@ -74,6 +75,15 @@ def test_models_that_do_not_belong_together_are_refused(tiny_bloom_dir: str) -> 
         merge_adapters([one], [1.0])
     with pytest.raises(UserError, match="model 2 has no adapter"):
         merge_adapters([one, encoder(tiny_bloom_dir, device="cpu", block_size=64, lora_rank=0)], [0.5, 0.5])
+
+
+def test_weights_outside_the_adapter_are_refused_and_not_lost(tiny_bloom_dir: str) -> None:
+    models = [trained(tiny_bloom_dir, seed=seed, lora_rank=2) for seed in (1, 2)]
+    width = models[0].get_embedding_dimension()
+    for model in models:
+        model.append(Dense(width, width))
+    with pytest.raises(UserError, match="model 1 has weights in its Dense, of which no mean is made"):
+        merge_adapters(models, [0.5, 0.5])
 
 
 def test_a_base_that_has_changed_is_refused(tmp_path: Path) -> None:
