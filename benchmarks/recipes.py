@@ -135,8 +135,8 @@ VARIANTS: dict[str, Variant] = {
     ),
     "seed 2": Variant("a third seed", {"seed": 2}),
 }
-"""In the order in which they are run. A prompt of four tokens makes a sentence of 14 tokens 1.3 times as long; rank 64 has
-1.19 times the FLOP of rank 16 (`lacos-st cost`)."""
+"""In the order in which they are run. A prompt of four tokens makes a sentence of 14 tokens 1.3 times as long; rank 64
+has 1.19 times the FLOP of rank 16 (`lacos-st cost`)."""
 
 
 def config(variant: Variant, *, base: str, data: str, sts: str, output: Path, budget: int) -> TrainConfig:
