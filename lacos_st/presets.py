@@ -1,4 +1,4 @@
-"""Presets: what a training run is told where its user says nothing: each of the two papers', and what won in our own comparison."""
+"""Presets: what a run is told where its user says nothing: each of the two papers', and what won in our comparison."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ PRESETS: dict[str, Preset] = {
         lr={"full": None, "freeze": None, "bias": None, "lora": 1e-3, "lacos": 1e-3},
     ),
     "best": Preset(
-        source="what won on STS-B dev at equal compute among recipes that read a text once, benchmarks/results/recipes.md",
+        source="what won on STS-B dev at equal compute, each text read once: benchmarks/results/recipes.md",
         values={
             "pooling": "lasttoken",
             "lora_targets": ("all-linear",),

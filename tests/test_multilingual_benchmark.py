@@ -101,6 +101,12 @@ def test_both_kinds_hold_the_same_captions_and_no_sentence_of_a_dev_set(data: Pa
         pairs.mixed(data, "en", 2000, seed=0)
 
 
+def test_more_are_drawn_where_many_come_twice(data: Path) -> None:
+    drawn = pairs.mixed(data, "monolingual", 110, seed=0)  # of 120 entailments in one language, and captions
+    assert len(set(drawn)) == 110
+    assert all(first.split()[0] == second.split()[0] for first, second in drawn)
+
+
 class Bag(nn.Module):
     """Embeds a sentence by its last word: the translation is the neighbour, but where two share that word."""
 

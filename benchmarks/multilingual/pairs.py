@@ -29,6 +29,7 @@ ENGLISH_CAPTIONS = 5  # the first columns of the captions of a picture
 SHARES = {"xnli": 0.45, "ntrex": 0.25, "multi30k": 0.15}  # of `many`; the rest are captions
 CAPTIONS = 1.0 - sum(SHARES.values())
 CROSS_LINGUAL = 1 / 2  # of XNLI's pairs
+SPARE = (1.1, 1.5, 2.0, 3.0)  # times as many are drawn as are wanted: pairs drawn twice and those of dev sets go
 FAVOURED = {"ar", "en", "es", "arb", "spa"}  # the languages of STS17's tracks that the mean is over
 FAVOUR = 6  # times as often as another language
 
@@ -110,7 +111,7 @@ def english_entailments(data: Path, rows: int, chance: random.Random) -> list[Pa
 
 
 def mixed(data: Path, kind: str, rows: int, seed: int) -> list[Pair]:
-    """`rows` pairs in a drawn order, without those of STS-B dev, of which as many are drawn anew as are left out.
+    """`rows` different pairs in a drawn order, without those of STS-B dev.
 
     Args:
         data: folder with `nli`, `para`, `parallel` and `sts`.
@@ -121,7 +122,16 @@ def mixed(data: Path, kind: str, rows: int, seed: int) -> list[Pair]:
     Raises:
         UserError: the folder lacks a file, or has too few pairs.
     """
-    spare = rows + rows // 10
+    for share in SPARE:
+        pairs, dropped = _spare(data, kind, int(rows * share), seed)
+        if len(pairs) >= rows:
+            print(f"{dropped} pairs left out for a sentence of an STS-B dev set")
+            return pairs[:rows]
+    raise UserError(f"{kind}: {len(pairs)} pairs, {rows} wanted: ask for fewer --rows")
+
+
+def _spare(data: Path, kind: str, spare: int, seed: int) -> tuple[list[Pair], int]:
+    """What is left of `spare` pairs, in a drawn order, and how many had a sentence of STS-B dev."""
     pairs = captions(data, round(spare * CAPTIONS), random.Random(seed))  # the same for all
     chance = random.Random(seed + 1)
     wanted = spare - len(pairs)
@@ -135,11 +145,8 @@ def mixed(data: Path, kind: str, rows: int, seed: int) -> list[Pair]:
         pairs += ntrex(data, counts["ntrex"], chance) + multi30k(data, counts["multi30k"], chance)
     pairs = [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1] and all(pair)]
     pairs, dropped = without_dev(pairs, data)
-    print(f"{dropped} pairs left out for a sentence of an STS-B dev set")
-    if len(pairs) < rows:
-        raise UserError(f"{kind}: {len(pairs)} pairs, {rows} wanted: ask for fewer --rows")
     chance.shuffle(pairs)
-    return pairs[:rows]
+    return pairs, dropped
 
 
 def without_dev(pairs: list[Pair], data: Path) -> tuple[list[Pair], int]:
