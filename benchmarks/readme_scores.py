@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks import rows
-from benchmarks.eight_bits_report import ENGLISH, differences, label
+from benchmarks.eight_bits_report import ENGLISH, current, differences, label
 from benchmarks.figures import table
 from lacos_st.settings import TrainConfig
 
@@ -100,7 +100,7 @@ def eight_bits_table() -> list[str]:
     found = rows.read("eight_bits")
     lines = []
     for model in dict.fromkeys(row["model"] for row in found):
-        of_model = [row for row in found if row["model"] == model and "max" in row]
+        of_model = [row for row in current(found, model) if "max" in row]
         gaps = differences(found, model)
         for way in STORED:
             if gaps[way].keys() != ENGLISH:
