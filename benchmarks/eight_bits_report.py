@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.eight_bits_ways import WAYS
 from benchmarks.figures import table as markdown
+from benchmarks.models import MODELS
 from benchmarks.rows import RESULTS
 from lacos_st.canvas import COLOURS, new_canvas, write_canvas
 
@@ -30,11 +31,32 @@ def columns(rows: Rows) -> list[str]:
     return list(dict.fromkeys(row["model"] for row in rows))
 
 
+def current(rows: Rows, model: str) -> list[dict[str, Any]]:
+    """The rows of a model's newest weights, and for each task of its newest pairs: others do not compare.
+
+    Rows of before have no hashes: of a base that a name stands for, or of an adapter with a hash of its own, they are
+    of the same weights; and of the same pairs where there are as many of them.
+    """
+    of_model = [row for row in rows if row["model"] == model]
+    mine = [row for row in of_model if _of_one_base(row, of_model[-1])]
+    newest = {row["task"]: row for row in mine}
+    return [row for row in mine if _of_the_same_pairs(row, newest[row["task"]])]
+
+
+def _of_one_base(row: dict[str, Any], newest: dict[str, Any]) -> bool:
+    bases = row.get("base_sha256"), newest.get("base_sha256")
+    told = bool(row["identity"]) or row["model"] in MODELS
+    return row["identity"] == newest["identity"] and (bases[0] == bases[1] or (None in bases and told))
+
+
+def _of_the_same_pairs(row: dict[str, Any], newest: dict[str, Any]) -> bool:
+    hashes = row.get("pairs_sha256"), newest.get("pairs_sha256")
+    return hashes[0] == hashes[1] or (None in hashes and row.get("pairs") == newest.get("pairs"))
+
+
 def differences(rows: Rows, model: str, *, figure: str = "max") -> dict[str, dict[str, float]]:
     """By way and task, its score less that of float32 on the same weights; only what was measured in both."""
-    of_model = [row for row in rows if row["model"] == model]
-    newest = of_model[-1]["identity"] if of_model else ""  # a model that was trained again stands for itself alone
-    scored = {(row["way"], row["task"]): row[figure] for row in of_model if figure in row and row["identity"] == newest}
+    scored = {(row["way"], row["task"]): row[figure] for row in current(rows, model) if figure in row}
     return {
         way: {
             task: score - scored["float32", task]
@@ -51,7 +73,7 @@ def table(rows: Rows) -> str:
 
 
 def _of_model(rows: Rows, model: str) -> str:
-    mine = [row for row in rows if row["model"] == model]
+    mine = current(rows, model)
     found, cosines = differences(rows, model), differences(rows, model, figure="cosine")
     tasks = list(dict.fromkeys(row["task"] for row in mine))
     scores = {row["task"]: row["max"] for row in mine if row["way"] == "float32" and "max" in row}

@@ -10,8 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks import rows
-from benchmarks.eight_bits_report import ENGLISH, differences, label
+from benchmarks.eight_bits_report import ENGLISH, current, differences, label
 from benchmarks.figures import table
+from lacos_st.settings import TrainConfig
 
 STS17 = tuple(f"STS17.{pair}" for pair in ("es-es", "en-en", "es-en", "ar-ar", "ar-en"))
 """Whose mean is told of models of many languages."""
@@ -23,7 +24,7 @@ STORED = ("float32", "dynamic-64", "dynamic-256", "linear-256", "stock-8bit", "s
 NAMES = {
     "minilm": "all-MiniLM-L6-v2, an encoder",
     "smollm2": "SmolLM2-135M, zero-shot, mean pooling",
-    "smollm2-trained": "SmolLM2-135M, trained",
+    "smollm2-trained": "SmolLM2-135M, 480 steps of --preset best (texts not cut)",
     "gemma3": "Gemma 3 270M, zero-shot, mean pooling",
 }
 
@@ -36,11 +37,24 @@ def cell(row: dict[str, Any], tasks: Sequence[str]) -> str:
     return f"{best:.2f} ({cosine:.2f})"
 
 
+def says(row: dict[str, Any]) -> str:
+    """What the model of a row is; a few rows of before do not say it."""
+    return str(row.get("says", "-"))
+
+
 def training(row: dict[str, Any]) -> list[str]:
-    """What a model saw and for how long; "-" for what was not trained, or is made of several trainings."""
+    """What a model saw and for how long; "-" for what was not trained, or is made of several trainings.
+
+    The pairs are those up to the checkpoint that was kept, the time is that of the whole training. Rows of before have
+    no `kept_step`, and name a batch only where it is not the default.
+    """
     if "settings" not in row:
         return ["-", "-"]
-    return [f"{row['steps'] * row['settings']['batch_size']:,}", f"{row['train_seconds'] / 60:.0f} min"]
+    steps, kept = row["steps"], row.get("kept_step", row["steps"])
+    in_a_step = row["settings"].get("batch_size", TrainConfig.batch_size)
+    in_a_step *= row["settings"].get("gradient_accumulation", TrainConfig.gradient_accumulation)
+    of_steps = f" (step {kept} of {steps})" if kept < steps else ""
+    return [f"{kept * in_a_step:,}{of_steps}", f"{row['train_seconds'] / 60:.0f} min"]
 
 
 def lacos_rows() -> list[dict[str, Any]]:
@@ -60,24 +74,24 @@ def smollm2_table() -> list[str]:
         "STS-Avg": sorted(ENGLISH),
         "STS17 en-en": ["STS17.en-en"],
     }
-    lines = [[row["says"], *training(row), *(cell(row, tasks) for tasks in columns.values())] for row in lacos_rows()]
+    lines = [[says(row), *training(row), *(cell(row, tasks) for tasks in columns.values())] for row in lacos_rows()]
     if not lines:
         return []
-    head = "SmolLM2-135M (English) in 8 bits after training on real pairs, one thread; Spearman x100, max over four "
-    head += "similarities (cosine); pairs with a sentence of an evaluation set were left out:"
+    head = "SmolLM2-135M-Instruct (GGUF, Q4_1; English) in 8 bits after training on real pairs, one thread; Spearman "
+    head += "x100, max over four similarities (cosine); pairs with a sentence of an evaluation set were left out:"
     return ["", head, "", table(["training", *TRAINING, *columns], lines)]
 
 
 def gemma3_table() -> list[str]:
     """Gemma 3 270M on the language pairs of STS17."""
     lines = [
-        [row["says"].partition(":")[0], *training(row), cell(row, STS17), *(cell(row, [task]) for task in STS17)]
+        [says(row).partition(":")[0], *training(row), cell(row, STS17), *(cell(row, [task]) for task in STS17)]
         for row in rows.read("gemma3")
         if row["tasks"].keys() >= set(STS17)
     ]
     if not lines:
         return []
-    head = "Gemma 3 270M in 8 bits on STS17's language pairs, likewise:"
+    head = "Gemma 3 270M (GGUF, Q4_K_M) in 8 bits on STS17's language pairs, likewise (float32: the file de-quantised):"
     return ["", head, "", table(["training", *TRAINING, "mean", *(task[6:] for task in STS17)], lines)]
 
 
@@ -86,7 +100,7 @@ def eight_bits_table() -> list[str]:
     found = rows.read("eight_bits")
     lines = []
     for model in dict.fromkeys(row["model"] for row in found):
-        of_model = [row for row in found if row["model"] == model and "max" in row]
+        of_model = [row for row in current(found, model) if "max" in row]
         gaps = differences(found, model)
         for way in STORED:
             if gaps[way].keys() != ENGLISH:
@@ -100,8 +114,8 @@ def eight_bits_table() -> list[str]:
             )
     if not lines:
         return []
-    head = ["model", "weights", "size", "STS-Avg", "less float32"]
-    return ["", "What 8 bits cost, on the same weights:", "", table(head, lines)]
+    head = "What 8 bits cost, on the same weights; float32 of SmolLM2 and of Gemma is the de-quantised GGUF file:"
+    return ["", head, "", table(["model", "weights", "size", "STS-Avg", "less float32"], lines)]
 
 
 def used() -> list[dict[str, Any]]:

@@ -9,19 +9,20 @@ ROWS is the file of `examples/smollm2_pairs.py`; the rows in `results/` are of w
 steps as cost what `--steps` of the starting point cost: reading twice or a third column means fewer of them. Spearman
 on STS-B dev counts (max of four similarities, as the paper has it), with the interval of the difference over 1,000
 resamples of the pairs; two more seeds of the starting point show what a seed alone does. Resumable: a variant's row is
-written when it is done, and its training goes on from a checkpoint. Rows, table: `results/recipes.*`; the similarities
-of the starting point, to which intervals are drawn, stay beside them. Rows of 44,447 pairs (44,167 with
-hard negatives) were trained before overlap was looked for in letters and digits alone, the others without the 223 pairs
-that this found, and so in another order: each is compared with the starting point of its own pairs, and the first with
-the last ones only roughly.
+written when it is done, and a training that was broken off goes on, in a folder for its steps, rows and base. Rows,
+table: `results/recipes.*`; the similarities of the starting point, to which intervals are drawn, stay beside them. Rows
+of 44,447 pairs (44,167 with hard negatives) were trained before overlap was looked for in letters and digits alone, the
+others without the 223 pairs that this found, and so in another order: each is compared with the starting point of its
+own pairs, and the first with the last ones only roughly.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import runpy
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,11 @@ import numpy as np
 from scipy.stats import rankdata
 
 from benchmarks import models, rows
+from benchmarks.paper.cells import go_on
 from lacos_st.atomic import write_text
 from lacos_st.report import markdown_table
-from lacos_st.runs import RunFolder
 from lacos_st.settings import TrainConfig
 from lacos_st.sts import StsTask, load_tasks
-from lacos_st.training import train
 
 STEPS = 48
 RESAMPLES = 1000
@@ -197,12 +197,24 @@ def difference(one: np.ndarray, other: np.ndarray, scores: np.ndarray, *, seed: 
     return float(low), float(high)
 
 
-def nli_rows(file: Path, output: Path) -> Path:
-    """The rows of NLI in `file`: those whose premise has a label that is no entailment, or stands with one that has."""
-    place = output / "nli.tsv"
-    head, *lines = file.read_text(encoding="utf-8").splitlines()
-    premises = {line.split("\t")[1] for line in lines if not line.startswith("entailment")}
-    write_text(place, "\n".join([head, *(line for line in lines if line.split("\t")[1] in premises)]) + "\n")
+def nli_rows(file: Path, output: Path, *, of_nli: Collection[tuple[str, str, str]]) -> Path:
+    """The rows of `file` that are of NLI, as a file of their own.
+
+    Args:
+        file: label, premise and hypothesis, with a line of names.
+        output: folder of the new file.
+        of_nli: the rows that NLI has; what the file has from elsewhere has labels too, and cannot be told by them.
+
+    Raises:
+        SystemExit: none of the file's rows is of NLI.
+    """
+    place = output / f"nli-{sha256(file)}.tsv"
+    known = set(of_nli)
+    head, *lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # U+2028 ends no row
+    kept = [line for line in lines if tuple(line.split("\t")) in known]
+    if not kept:
+        raise SystemExit(f"no row of {file} is one of the NLI in --data: give the folder that the rows were made from")
+    write_text(place, "\n".join([head, *kept]) + "\n")
     return place
 
 
@@ -241,15 +253,17 @@ def run(name: str, options: argparse.Namespace) -> None:
     (dev,) = load_tasks(options.data, names=[DEV])
     people = np.array(dev.scores)
     start = None if name == "start" else started(options.steps, digest, people)
-    data = nli_rows(options.rows, options.output) if variant.nli_only else options.rows
-    folder = options.output / name.replace(" ", "-")
+    data = options.rows
+    if variant.nli_only:
+        pairs = runpy.run_path(str(rows.ROOT / "examples" / "smollm2_pairs.py"))
+        data = nli_rows(options.rows, options.output, of_nli=pairs["nli"](options.data))
     sts = options.data / "sts"
     base = str(options.base or models.find("smollm2"))
+    # a training of other steps, rows or base lies elsewhere: it is not gone on with, nor taken for this one
+    folder = options.output / f"{name.replace(' ', '-')}-{options.steps}-{digest}-{Path(base).name}"
     wanted = config(variant, base=base, data=str(data), sts=str(sts), output=folder, budget=options.steps)
-    if RunFolder(folder).last_checkpoint() is not None:
-        wanted = TrainConfig.from_yaml(folder / "train.yaml", resume=True)
     clock = time.perf_counter()
-    result = train(wanted)
+    result = go_on(wanted)
     found = similarities(result.model, dev).astype(np.float32)
     if start is None:
         start = found
@@ -284,21 +298,34 @@ def sha256(file: Path) -> str:
 def main() -> None:
     """Run what has no row yet; see the module's text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with sts")
-    parser.add_argument("--rows", type=Path, required=True, help="training rows")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the trainings")
+    parser.add_argument("--data", type=Path, help="folder with sts, and with the nli that the rows were made from")
+    parser.add_argument("--rows", type=Path, help="training rows; of --report [those of the newest starting point]")
+    parser.add_argument("--output", type=Path, help="folder of the trainings")
     parser.add_argument("--base", help="another base than SmolLM2")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of the starting point [{STEPS}]")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, metavar="VARIANT", help="these variants")
     parser.add_argument("--report", action="store_true", help="write the table of the rows there are, train nothing")
     options = parser.parse_args()
+    if options.report:
+        data = newest_data(options.steps) if options.rows is None else sha256(options.rows)
+        if data is None:
+            parser.error(f"no row of the starting point at {options.steps} steps: run the variant start first")
+        print(report(options.steps, data))
+        return
+    if missing := [f"--{name}" for name in ("data", "rows", "output") if getattr(options, name) is None]:
+        parser.error(f"a training needs {', '.join(missing)}; --report needs none of them")
     options.output.mkdir(parents=True, exist_ok=True)
-    names = options.only or list(VARIANTS)
     data = sha256(options.rows)
-    for name in [] if options.report else names:
+    for name in options.only or VARIANTS:
         if done(name, options.steps, data) is None or (name == "start" and not start_file().is_file()):
             run(name, options)
     print(report(options.steps, data))
+
+
+def newest_data(steps: int) -> str | None:
+    """The data of the newest row of the starting point at these steps; None where there is none."""
+    found = [row["data"] for row in rows.read("recipes") if (row["variant"], row["budget"]) == ("start", steps)]
+    return found[-1] if found else None
 
 
 def report(steps: int, data: str) -> str:

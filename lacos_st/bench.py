@@ -55,7 +55,8 @@ class Bench:
         disable_progress_bar()  # one for every base that is loaded: a sweep has its own lines
         self.grid, self.commit = grid, commit
         self.rows, self.held_out = _split(grid)
-        self._counts: dict[str, list[int]] = {}
+        self._counts: dict[tuple[Any, ...], list[int]] = {}
+        self._keys: dict[tuple[Any, ...], tuple[Any, ...]] = {}
 
     @cached_property
     def held_out_sha256(self) -> str:
@@ -72,9 +73,9 @@ class Bench:
 
         return shape_of(read_config(resolve(base)))
 
-    def supply(self, base: str) -> Supply:
-        """The data at hand for a base."""
-        counts = self._pair_tokens(base)
+    def supply(self, config: TrainConfig) -> Supply:
+        """The data at hand for a run."""
+        counts = self._pair_tokens(config)
         return Supply(len(counts), sum(counts))
 
     def run(self, trial: Trial) -> Run:
@@ -89,7 +90,7 @@ class Bench:
 
         from lacos_st.training import fit_, prepared
 
-        counts = self._pair_tokens(trial.base)
+        counts = self._pair_tokens(trial.config)
         if not trial.reached:
             return trial.row(tokens=sum(counts), commit=self.commit)
         chosen = self._pairs(trial, counts)
@@ -116,18 +117,27 @@ class Bench:
         nearest = min(range(len(sums)), key=lambda place: abs(sums[place] - trial.tokens)) + 1
         return order[: max(nearest, self.grid.min_steps * trial.config.batch_size)]
 
-    def _pair_tokens(self, base: str) -> list[int]:
-        """Tokens of each pair, both sides, cut off as in training; counted once for bases of one tokenizer."""
+    def _pair_tokens(self, config: TrainConfig) -> list[int]:
+        """Tokens of each pair, both sides, as a run reads them: with its prompt, cut off, and twice with echo.
+
+        Counted once for all runs that read alike with one tokenizer.
+        """
         from lacos_st.loading import read_tokenizer
 
-        tokenizer = read_tokenizer(resolve(base))
-        most = self.grid.common().get("max_seq_length") or tokenizer.model_max_length
-        limit = int(min(most, tokenizer.model_max_length))
-        key = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest() + str(limit)
-        if key not in self._counts:
-            sides = [tokenizer(list(self.rows[name]), verbose=False).input_ids for name in self.rows.column_names]
-            self._counts[key] = [sum(min(len(ids), limit) for ids in pair) for pair in zip(*sides, strict=True)]
-        return self._counts[key]
+        run = (config.base, config.prompt, config.echo, config.max_seq_length)
+        if run not in self._keys:
+            tokenizer = read_tokenizer(resolve(config.base))
+            limit = min(config.max_seq_length or tokenizer.model_max_length, tokenizer.model_max_length)
+            start, readings = config.prompt or "", 1 + config.echo
+            digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+            key = self._keys[run] = (digest, int(limit), start, readings)
+            if key not in self._counts:
+                columns = [[start + text for text in self.rows[name]] for name in self.rows.column_names]
+                sides = [tokenizer(texts, verbose=False).input_ids for texts in columns]
+                self._counts[key] = [
+                    sum(readings * min(len(ids), limit) for ids in pair) for pair in zip(*sides, strict=True)
+                ]
+        return self._counts[self._keys[run]]
 
     def _sts(self, model: SentenceTransformer) -> float | None:
         """Spearman x100, the best of four similarities, as the paper takes it."""
@@ -176,13 +186,13 @@ def distinct_pairs(rows: Dataset | None, wanted: int) -> list[tuple[str, str]]:
     """The first pairs in which no sentence stands twice: a second one would be a false negative.
 
     Args:
-        rows: of two columns; None has none.
+        rows: of two columns, or of three, whose hard negatives are left out; None has none.
         wanted: how many, at most.
     """
     seen: set[str] = set()
     found: list[tuple[str, str]] = []
     for row in rows or ():
-        pair: list[Any] = list(row.values())
+        pair: list[Any] = list(row.values())[:2]
         if len(found) < wanted and len(set(pair)) == 2 and not seen & set(pair):
             seen.update(pair)
             found.append((pair[0], pair[1]))
@@ -198,7 +208,7 @@ def mean_loss(
 
     Args:
         model: not in training.
-        config: of its training: temperature and directions; without a cached loss's detour.
+        config: of its training: prompt, temperature and directions; without a cached loss's detour.
         pairs: held out.
         batch_size: of each batch but a smaller last one.
     """
@@ -213,7 +223,8 @@ def mean_loss(
     with torch.no_grad():
         for batch in batches:
             columns = [
-                batch_to_device(model.preprocess(list(texts)), model.device) for texts in zip(*batch, strict=True)
+                batch_to_device(model.preprocess(list(texts), prompt=config.prompt), model.device)
+                for texts in zip(*batch, strict=True)
             ]
             tie_columns_(columns)
             total += float(loss(columns, None))

@@ -22,6 +22,7 @@ Group = Literal["sts", "xsts"]
 Rows = list[tuple[float, str, str]]
 
 ENGLISH = "en-en"
+TEST = "test"  # the split whose scores are told, where mteb has several
 SHOWN = 10  # malformed rows of a file that a message describes; all are counted
 UNKNOWN_LANGUAGES = "?"  # a file whose name says nothing about its languages
 _STS_RANGE = (0.0, 5.0)
@@ -135,6 +136,8 @@ def load_task_file(path: str | Path, *, option: str = "eval_sts") -> StsTask:
 def load_mteb_task(name: str) -> list[StsTask]:
     """Load an STS task of mteb by name, one `StsTask` per subset: "STS12", "STS17", or one subset, "STS17.en-ar".
 
+    Of a task with a test split only that one is taken: rows of a dev split are no figure of merit.
+
     Raises:
         UserError: mteb is not installed, it has no such STS task or subset, or its data can't be fetched.
     """
@@ -155,7 +158,7 @@ def load_mteb_task(name: str) -> list[StsTask]:
     return [
         _from_mteb(task, subset, split)
         for subset in ([wanted] if wanted else task.hf_subsets)
-        for split in task.eval_splits
+        for split in ([TEST] if TEST in task.eval_splits else task.eval_splits)
     ]
 
 
@@ -186,7 +189,9 @@ def _from_mteb(task: Any, subset: str, split: str) -> StsTask:
     dataset = task.dataset
     rows = dataset[split] if subset not in dataset and subset == "default" else dataset[subset][split]
     first, second = task.column_names
-    english = set(task.metadata.languages) == {"eng"} or subset == ENGLISH
+    whole = "-".join(task.metadata.languages)
+    english = whole == "eng" or subset in ("en", ENGLISH)
+    pair = whole if subset == "default" else subset if "-" in subset else f"{subset}-{subset}"
     try:
         scores = tuple(float(score) for score in rows["score"])
     except (TypeError, ValueError) as error:
@@ -194,8 +199,8 @@ def _from_mteb(task: Any, subset: str, split: str) -> StsTask:
     names = [task.metadata.name] + [subset] * (subset != "default") + [split] * (len(task.eval_splits) > 1)
     return StsTask(
         name=".".join(names),
-        group="sts" if subset == "default" and english else "xsts",
-        languages=ENGLISH if english else "-".join(task.metadata.languages) if subset == "default" else subset,
+        group="sts" if english and subset in ("default", "en") else "xsts",  # STS17's en-en is one of its pairs
+        languages=ENGLISH if english else pair,
         sentences1=tuple(rows[first]),
         sentences2=tuple(rows[second]),
         scores=scores,

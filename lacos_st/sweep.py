@@ -61,7 +61,7 @@ class Sweep:
         planned = trials(
             grid,
             {base: bench.shape(base) for base in grid.bases},
-            {base: bench.supply(base) for base in grid.bases},
+            bench.supply,
         )
         conditions = {name: getattr(grid, name) for name in COMPARABLE} | {"held_out_sha256": bench.held_out_sha256}
         conditions = {name: sorted(value) if isinstance(value, tuple) else value for name, value in conditions.items()}

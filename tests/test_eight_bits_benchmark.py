@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from lacos_st.errors import UserError  # noqa: E402
 from lacos_st.linear import storable_layers  # noqa: E402
 from lacos_st.quantizer import UNUSED  # noqa: E402
 from lacos_st.stored import Stored8bit  # noqa: E402
-from lacos_st.sts import load_tasks  # noqa: E402
+from lacos_st.sts import StsTask, load_tasks  # noqa: E402
 
 TEXTS = ["a man plays a guitar", "guitar", "the street is long and a man walks", "x"]
 
@@ -152,6 +153,42 @@ def test_nothing_is_measured_twice_and_a_stock_way_may_fail(
     monkeypatch.setattr(eight_bits, "build", no_stock)
     with pytest.raises(RuntimeError, match="no kernel"):  # one of ours must run
         list(eight_bits.measure([given], ways, tasks, append=keep))
+
+
+def test_a_row_is_of_its_base_and_its_pairs(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other weights or pairs under the same names are measured; a row of before counts for a name of one model."""
+    keep: Callable[..., dict[str, Any]] = lambda **figures: figures  # noqa: E731
+    one, other = (tiny.save(tmp_path / kind, kind) for kind in ("bert", "llama"))
+    (task,) = load_tasks(data, names=["two"])
+    task = replace(task, name="STS12")
+    fewer = replace(task, **{name: getattr(task, name)[1:] for name in ("sentences1", "sentences2", "scores")})
+
+    def made(base: str, of: StsTask, done: list[dict[str, Any]], name: str = "minilm") -> list[dict[str, Any]]:
+        return list(eight_bits.measure([Source(name, base)], ["float32"], [of], append=keep, done=done))
+
+    (first,) = made(one, task, [])
+    assert made(one, task, [first]) == []
+    (again,) = made(other, task, [first])
+    (less,) = made(one, fewer, [first])
+    assert len({eight_bits.key_of(row) for row in (first, again, less)}) == 3
+    old = {name: value for name, value in first.items() if not name.endswith("_sha256")}
+    assert len(made(one, task, [old])) == 1  # the name was given to another model
+    monkeypatch.setattr(eight_bits, "find", lambda name: Path(one))
+    assert made(one, task, [old]) == []
+    assert len(made(one, fewer, [old])) == len(made(one, task, [{**old, "model": "mine"}], "mine")) == 1
+
+
+def test_rows_of_other_weights_or_pairs_are_not_compared() -> None:
+    hashes = {"base_sha256": "new", "pairs_sha256": "p"}
+    before = [row("float32", "a", 50.0), row("float32", "b", 60.0), row("dynamic-64", "a", 50.5)]
+    found = [*before, row("float32", "a", 70.0, **hashes), row("dynamic-64", "a", 70.25, **hashes)]
+    assert differences(found, "m")["dynamic-64"] == {"a": 0.25}
+    assert "| float32 | 1.0 | 1.25 % | 70.00 | 70.00 |" in table(found)  # task b was of the other weights
+    known = [{**each, "model": "minilm"} for each in [*before, row("dynamic-64", "b", 60.25, **hashes)]]
+    assert differences(known, "minilm")["dynamic-64"] == {"a": 0.5, "b": 0.25}
+    others = {**hashes, "pairs_sha256": "q"}
+    found += [row("float32", "a", 40.0, **others), row("dynamic-64", "a", 41.0, **others)]
+    assert differences(found, "m")["dynamic-64"] == {"a": 1.0}
 
 
 def test_quick(

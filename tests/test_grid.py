@@ -41,7 +41,7 @@ def shapes() -> dict[str, ModelShape]:
 
 def plan(shapes: dict[str, ModelShape], **changes: Any) -> list[Trial]:
     asked = grid(**changes)
-    return trials(asked, shapes, dict.fromkeys(shapes, SUPPLY))
+    return trials(asked, shapes, lambda config: SUPPLY)
 
 
 def test_every_combination_once_smaller_budgets_first(shapes: dict[str, ModelShape]) -> None:
@@ -111,7 +111,9 @@ def test_a_budget_too_small_names_the_smallest_that_works(shapes: dict[str, Mode
 
 def test_bases_of_one_size_and_settings_that_are_one(shapes: dict[str, ModelShape]) -> None:
     with pytest.raises(UserError, match="small and again both have|again and small both have"):
-        trials(grid(bases=["small", "again"]), {"small": shapes["small"], "again": shapes["small"]}, {})
+        trials(
+            grid(bases=["small", "again"]), dict.fromkeys(("small", "again"), shapes["small"]), lambda config: SUPPLY
+        )
     with pytest.raises(UserError, match="come to the same .*frozen_blocks=1"):
         plan(shapes, methods=["freeze frozen_share=0.5", "freeze frozen_blocks=1"])
 

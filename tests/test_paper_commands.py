@@ -38,6 +38,9 @@ WRONG = {
     "a word": ("grid", ["--max-steps", "ten"], "invalid int value: 'ten'"),
     "an unknown flag": ("xsts", ["--languages", "de"], "unrecognized arguments"),
     "an unknown method": ("table2", ["--methods", "sbert"], "invalid choice: 'sbert'"),
+    "one method's split": ("table2", ["--train", "lacos.seed=1"], "seed decides which rows are held out"),
+    "one method's rows": ("table2", ["--train", "lora.max_rows=9"], "give max_rows=9 for all"),
+    "none held out": ("grid", ["--train", "eval_rows=0"], "eval_rows=0: a validation loss needs 8 rows or more"),
     "no tasks": ("table1", ["--sts", "missing"], "missing: no such folder"),
 }
 

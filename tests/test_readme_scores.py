@@ -39,6 +39,23 @@ def test_an_average_is_over_all_seven_sets_or_not_told() -> None:
     ]
 
 
+def test_pairs_seen_are_those_of_the_kept_step() -> None:
+    row = {"steps": 230, "kept_step": 120, "settings": {"batch_size": 64}, "train_seconds": 90}
+    assert readme_scores.training(row) == ["7,680 (step 120 of 230)", "2 min"]
+    row["settings"] = {"gradient_accumulation": 2}  # 32 pairs, the default, was not written
+    assert readme_scores.training({**row, "kept_step": 230}) == ["14,720", "2 min"]
+
+
+def test_the_committed_rows_say_which_step_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "RESULTS", Path(rows.__file__).parent / "results")
+    made = [row for name in ("smollm2", "gemma3") for row in rows.read(name) if "validation_loss" in row]
+    earlier = {(row["says"], row["kept_step"]) for row in made if row.get("kept_step", row["steps"]) != row["steps"]}
+    assert earlier >= {
+        ("230 steps of --preset best with echo and weighted mean, seed 0", 120),
+        ("English pairs alone, scale 50, lr 8e-4", 180),
+    }
+
+
 def test_the_mean_of_language_pairs_is_over_all_five() -> None:
     scores = {task: {"max": 50.0 + place, "cosine": 40.0} for place, task in enumerate(readme_scores.STS17)}
     rows.append("gemma3", says="zero-shot: plain", tasks=scores)

@@ -122,6 +122,38 @@ def test_a_variant_is_trained_scored_and_reported_once(
     assert "{:+.2f} to {:+.2f}".format(*made[1]["interval"]) in table
     assert f"{made[1]['dev_max'] - made[0]['dev_max']:+.2f}" in table
     assert "echo: each text twice: 2 steps" not in table and "2 steps" in capsys.readouterr().out
+    # other steps in the same folder are another training, not the finished one of before
+    asked[asked.index("--steps") + 1] = "3"
+    monkeypatch.setattr("sys.argv", [*asked[:-2], "start"])
+    recipes.main()
+    assert [(row["budget"], row["steps"], row["train_loss"] > 0) for row in rows.read("recipes")[2:]] == [(3, 3, True)]
+    monkeypatch.setattr("sys.argv", ["recipes", "--report", "--steps", "2"])
+    recipes.main()
+    assert (tmp_path / "results" / "recipes.md").read_text() == table
+
+
+def test_nli_alone_is_what_nli_holds_whatever_its_label(tmp_path: Path) -> None:
+    file = tmp_path / "rows.tsv"
+    nli = [("entailment", "A.", "B\u2028b."), ("neutral", "C.", "D."), ("entailment", "E.", "F.")]
+    others = [("neutral", "News.", "Report."), ("entailment", "News.", "Paper.")]
+    lines = ["label\tpremise\thypothesis", *("\t".join(row) for row in [nli[0], *others, *nli[1:]])]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    made = recipes.nli_rows(file, tmp_path, of_nli=[*nli, ("neutral", "not", "drawn")])
+    assert made.read_text(encoding="utf-8").split("\n") == [lines[0], *("\t".join(row) for row in nli), ""]
+    with pytest.raises(SystemExit, match="no row of .* is one of the NLI"):
+        recipes.nli_rows(file, tmp_path, of_nli=[("neutral", "not", "drawn")])
+
+
+def test_what_is_missing_for_a_training_or_a_report_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    cases = (["--data", "d"], "needs --rows, --output"), (["--report"], "no row of the starting point at 48 steps")
+    for arguments, message in cases:
+        monkeypatch.setattr("sys.argv", ["recipes", *arguments])
+        with pytest.raises(SystemExit):
+            recipes.main()
+        assert message in capsys.readouterr().err
 
 
 def test_a_variant_that_is_no_more_keeps_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

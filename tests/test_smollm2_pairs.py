@@ -90,3 +90,21 @@ def test_the_shell_script_trains_by_the_best_preset_and_goes_on(data: Path, monk
     config = TrainConfig.from_yaml(run / "train.yaml")
     assert (config.preset, config.pooling, config.block_size, config.batch_size) == ("best", "lasttoken", 64, 4)
     assert (run / "model" / "modules.json").is_file()
+
+
+def test_a_run_that_is_there_goes_on_with_the_same_options_or_is_refused(tmp_path: Path) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def asked(*more: str) -> str:
+        command = ["sh", str(SCRIPT.parent / "train_pairs.sh"), "base", "data", str(tmp_path / "out"), *more]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    first = asked("20", "--lr", "1e-4")
+    assert "--max-steps 20" in first and first.endswith("--lr 1e-4")
+    (tmp_path / "out" / "run").mkdir(parents=True)
+    (tmp_path / "out" / "run" / "train.yaml").touch()
+    assert asked("20", "--lr", "1e-4") == f"{first} --resume"

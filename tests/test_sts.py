@@ -203,6 +203,7 @@ def stand_in_mteb(monkeypatch: pytest.MonkeyPatch) -> None:
         "STS12": _StandInTask("STS12", ["default"], ["eng"]),
         "STS17": _StandInTask("STS17", ["en-en", "en-ar"], ["eng", "ara"]),
         "STS22.v2": _StandInTask("STS22.v2", ["fr"], ["fra"]),
+        "STSBenchmarkMultilingualSTS": _StandInTask("STSBenchmarkMultilingualSTS", ["en", "de"], ["eng", "deu"]),
         "Unreachable": _StandInTask("Unreachable", ["default"], ["eng"]),
         "Retrieval": object(),
     }
@@ -225,7 +226,21 @@ def test_mteb_tasks_become_one_task_per_subset() -> None:
         ("STS17.en-ar", "xsts", "en-ar"),
     ]
     assert [task.name for task in load_mteb_task("STS17.en-ar")] == ["STS17.en-ar"]
-    assert [task.name for task in load_mteb_task("STS22.v2")] == ["STS22.v2.fr"]
+    assert [(t.name, t.group, t.languages) for t in load_mteb_task("STS22.v2")] == [("STS22.v2.fr", "xsts", "fr-fr")]
+
+
+@pytest.mark.usefixtures("stand_in_mteb")
+def test_a_subset_in_english_is_english_and_a_dev_split_is_no_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_data(task: _StandInTask) -> None:
+        rows = {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "score": [1, 5]}
+        task.dataset = {subset: {"dev": rows, "test": rows} for subset in task.hf_subsets}
+
+    monkeypatch.setattr(_StandInTask, "load_data", load_data)
+    monkeypatch.setattr(_StandInTask, "eval_splits", ("dev", "test"))
+    assert [(t.name, t.group, t.languages) for t in load_mteb_task("STSBenchmarkMultilingualSTS")] == [
+        ("STSBenchmarkMultilingualSTS.en.test", "sts", "en-en"),
+        ("STSBenchmarkMultilingualSTS.de.test", "xsts", "de-de"),
+    ]
 
 
 @pytest.mark.usefixtures("stand_in_mteb")

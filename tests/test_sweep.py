@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from datasets import Dataset
 from torch.nn.functional import cross_entropy, normalize
 
-from lacos_st.bench import Bench, mean_loss
+from lacos_st import training
+from lacos_st.bench import Bench, distinct_pairs, mean_loss
 from lacos_st.cli import main
 from lacos_st.errors import UserError
 from lacos_st.methods import build_model
@@ -179,8 +181,9 @@ def test_a_run_whose_loss_is_not_finite_has_no_row(
     assert not Path(options["output"]).exists()
 
 
-def test_the_loss_is_that_of_the_definition_on_the_same_pairs(options: dict[str, Any]) -> None:
-    grid = Grid.from_mapping({**options, "train": {**options["train"], "scale": 30, "mini_batch_size": 2}})
+@pytest.mark.parametrize("more", [{}, {"prompt": "the text says that "}])
+def test_the_loss_is_that_of_the_definition_on_the_same_pairs(options: dict[str, Any], more: dict[str, Any]) -> None:
+    grid = Grid.from_mapping({**options, "train": {**options["train"], "scale": 30, "mini_batch_size": 2, **more}})
     plan, bench = Sweep.of(grid)
     held_out = [text for pair in bench.held_out for text in pair]
     assert len(set(held_out)) == 16
@@ -196,6 +199,24 @@ def test_the_loss_is_that_of_the_definition_on_the_same_pairs(options: dict[str,
         losses.append((cross_entropy(logits, torch.arange(4)) + cross_entropy(logits.T, torch.arange(4))) / 2)
     found = mean_loss(model, plan.planned[0].config, bench.held_out, batch_size=4)
     assert found == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("more", [{}, {"echo": True}, {"prompt": "the text says that "}])
+def test_tokens_are_counted_as_a_run_reads_them(options: dict[str, Any], more: dict[str, Any]) -> None:
+    methods = ["lora rank=1 lr=1e-3", "lora rank=2 lr=1e-3 max_seq_length=3"]
+    changed = {**options, "methods": methods, "train": {**options["train"], **more}}
+    plan, bench = Sweep.of(Grid.from_mapping(changed))
+    counts = {trial.config.max_seq_length: bench.supply(trial.config) for trial in plan.planned}
+    assert len(counts) == 2
+    for trial in plan.planned:
+        read = training.sampled_lengths(trial.config, bench.rows)
+        found = counts[trial.config.max_seq_length]
+        assert (found.pairs, found.tokens) == (len(read[0]), sum(map(sum, read)))
+
+
+def test_the_third_column_of_hard_negatives_is_not_held_out() -> None:
+    rows = Dataset.from_dict({"anchor": ["a", "c", "b"], "positive": ["b", "d", "e"], "negative": ["a", "x", "y"]})
+    assert distinct_pairs(rows, 3) == [("a", "b"), ("c", "d")]
 
 
 @pytest.mark.usefixtures("untrained")

@@ -23,7 +23,7 @@ from lacos_st.errors import UserError
 from lacos_st.models import load_model
 
 NAME = "retrieval"
-# XNLI's languages that Tatoeba has, then some of NTREX and Multi30k, then some that no training pair of ours is in.
+# XNLI's languages that Tatoeba has; from ces some of NTREX and Multi30k; the last three no training pair of ours is in.
 LANGUAGES = "ara bul deu ell spa fra hin rus swh tha tur urd vie cmn ces jpn kor ita pol fin ind heb est gle".split()
 
 

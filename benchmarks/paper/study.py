@@ -115,7 +115,13 @@ class Study:
         Raises:
             UserError: there are too few.
         """
-        _, aside = load_rows(self.config(self.bases[0], "full"))
+        config = self.config(self.bases[0], "full")
+        if not self.eval_data and config.eval_rows < FEWEST_HELD_OUT:
+            raise UserError(
+                f"--train eval_rows={config.eval_rows}: a validation loss needs {FEWEST_HELD_OUT} rows or more: leave "
+                "eval_rows out, or give --eval-data"
+            )
+        _, aside = load_rows(config)
         pairs = distinct_pairs(aside, VALIDATION_ROWS)
         if len(pairs) < FEWEST_HELD_OUT:
             where = ", ".join(self.eval_data) or "a tenth of the data"
@@ -163,7 +169,8 @@ def parse_settings(
         own: options that the command has another way to give.
 
     Raises:
-        UserError: it is not of that form, or names an option that the experiment sets itself.
+        UserError: it is not of that form, or names an option that the experiment sets itself, or for one method an
+            option that shapes the split.
     """
     import yaml
 
@@ -181,6 +188,11 @@ def parse_settings(
             raise UserError(
                 f"--train {text}: {option} is set by the experiment, by an option of its own or for all runs"
             )
+        if dot and option in OF_THE_SPLIT:
+            raise UserError(
+                f"--train {text}: {option} decides which rows are held out, and these are the same for all methods: "
+                f"give {option}={value} for all"
+            )
         (by_method.setdefault(method, {}) if dot else common)[option] = yaml.safe_load(value)
     return common, by_method
 
@@ -196,3 +208,5 @@ OF_METHODS = {
 """Options that only some methods have: given for all, they are for these."""
 OWN = ("base", "method", "data", "eval_data", "exclude_sts", "output", "overwrite", "resume", "eval_sts", "best")
 """Options of a training that an experiment fills in."""
+OF_THE_SPLIT = ("seed", "max_rows", "eval_rows", "on_bad_row", "hard_negatives")
+"""Options that decide which rows are held out: a method with its own would train on the others' held-out ones."""

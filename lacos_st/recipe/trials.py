@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from lacos_st.settings import TrainConfig
 
 @dataclass(frozen=True)
 class Supply:
-    """The data at hand, as a base's tokenizer counts it.
+    """The data at hand, as a run reads it.
 
     Attributes:
         pairs: to train on.
@@ -98,7 +98,7 @@ def flops_per_token(count: Parameters) -> float:
     return float(MULTIPLY_ADD * (count.forward + count.backward + count.updated))
 
 
-def trials(grid: Grid, shapes: Mapping[str, ModelShape], supplies: Mapping[str, Supply]) -> list[Trial]:
+def trials(grid: Grid, shapes: Mapping[str, ModelShape], supply: Callable[[TrainConfig], Supply]) -> list[Trial]:
     """Every run of a grid, smaller budgets first, then by seed, size and method.
 
     D = C / (2·N_F + 2·N_B + 2·N_U): the paper's cost, without what it leaves out.
@@ -106,7 +106,7 @@ def trials(grid: Grid, shapes: Mapping[str, ModelShape], supplies: Mapping[str, 
     Args:
         grid: checked.
         shapes: of the bases, by their names in the grid.
-        supplies: the data as each base's tokenizer counts it.
+        supply: the data as a run's tokenizer counts it, with its prompt, its limit, and twice with echo.
 
     Raises:
         UserError: two bases of one size, a setting that a base cannot have, or a budget too small for `min_steps`
@@ -122,7 +122,7 @@ def trials(grid: Grid, shapes: Mapping[str, ModelShape], supplies: Mapping[str, 
             )
     ordered = sorted(grid.bases, key=lambda base: shapes[base].without_embedding)
     found = [
-        _trial(grid, base, shapes[base], supplies[base], method=text, budget_flops=budget, seed=seed)
+        _trial(grid, base, shapes[base], supply, method=text, budget_flops=budget, seed=seed)
         for budget in grid.budget_flops
         for seed in grid.seed_numbers
         for base in ordered
@@ -134,11 +134,18 @@ def trials(grid: Grid, shapes: Mapping[str, ModelShape], supplies: Mapping[str, 
             "two settings come to the same for a base (a frozen_share of few blocks?): "
             f"{', '.join(sorted(_repeated(found)))}; leave one of them out"
         )
-    return _large_enough(found, grid, supplies)
+    return _large_enough(found, grid, supply)
 
 
 def _trial(
-    grid: Grid, base: str, shape: ModelShape, supply: Supply, *, method: str, budget_flops: float, seed: int
+    grid: Grid,
+    base: str,
+    shape: ModelShape,
+    supply: Callable[[TrainConfig], Supply],
+    *,
+    method: str,
+    budget_flops: float,
+    seed: int,
 ) -> Trial:
     name, setting = parse_method(method)
     config = grid.config(base=base, method=name, setting=setting, seed=seed)
@@ -163,7 +170,7 @@ def _trial(
         setting=show_setting(setting),
         budget_flops=budget_flops,
         tokens=tokens,
-        reached=tokens <= supply.tokens,
+        reached=tokens <= supply(config).tokens,
         seed=seed,
         config=config,
     )
@@ -176,11 +183,11 @@ def _repeated(found: Sequence[Trial]) -> set[str]:
     return {f"{trial.method} {trial.setting} on {trial.base}" for trial in found if seen[trial.key] > 1}
 
 
-def _large_enough(found: list[Trial], grid: Grid, supplies: Mapping[str, Supply]) -> list[Trial]:
+def _large_enough(found: list[Trial], grid: Grid, supply: Callable[[TrainConfig], Supply]) -> list[Trial]:
     """Those whose budget allows `min_steps` steps."""
 
     def needed(trial: Trial) -> float:
-        tokens = grid.min_steps * trial.config.batch_size * supplies[trial.base].pair_tokens
+        tokens = grid.min_steps * trial.config.batch_size * supply(trial.config).pair_tokens
         return tokens * flops_per_token(trial.count)
 
     small = [trial for trial in found if trial.budget_flops < needed(trial)]
