@@ -304,6 +304,17 @@ def test_a_checkpoint_holds_the_hashes_of_its_files(options: dict[str, Any], tmp
     assert set(weights) == {"classifier.weight", "classifier.bias"}
 
 
+@pytest.mark.parametrize("cached", [{}, {"mini_batch_size": 3}], ids=["plain", "cached"])
+def test_a_loss_around_a_loss_saves_nothing_of_the_model(
+    options: dict[str, Any], tmp_path: Path, cached: dict[str, int]
+) -> None:
+    """A Matryoshka loss holds the model two or three times, the 8-bit base with it."""
+    check(options, tmp_path, "lacos", [3], matryoshka_dims=[16], lora_dropout=0.1, max_steps=4, **cached)
+    checkpoint = RunFolder(tmp_path / "whole").last_checkpoint()
+    assert checkpoint is not None
+    assert not (checkpoint / "loss.safetensors").exists()
+
+
 @pytest.mark.slow
 def test_the_quick_crash_drill_holds() -> None:
     done = subprocess.run(

@@ -173,6 +173,7 @@ def test_the_best_checkpoint_is_kept_not_the_last(options: dict[str, Any]) -> No
     assert best["step"] < rows[-1]["step"]
     assert best["eval_loss"] < rows[-1]["eval_loss"]
     assert (result.best_step, result.best_metric) == (best["step"], best["eval_loss"])
+    assert log_of(options["output"])[-1]["best_step"] == best["step"]
     held_out = load_rows(result.config)[1]
     assert held_out is not None
     loss = build_loss(result.config, result.model)
