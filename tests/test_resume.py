@@ -19,13 +19,14 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from transformers import TrainerCallback
 
+from lacos_st.arguments import training_arguments
 from lacos_st.errors import UserError
 from lacos_st.freezing import frozen_hash
 from lacos_st.methods import build_loss, build_model, load_rows
 from lacos_st.models import load_model
 from lacos_st.runs import RunFolder
 from lacos_st.settings import ADAPTER_METHODS, Method, TrainConfig
-from lacos_st.training import _arguments, train
+from lacos_st.training import train
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for benchmarks, which are not installed
 
@@ -166,7 +167,7 @@ def stock_run(
     torch.manual_seed(config.seed)
     model = build_model(config)
     before = frozen_hash(model)
-    arguments = _arguments(config, RunFolder(output), rows=len(rows), eval_rows=len(held_out or ()), sts=False)
+    arguments = training_arguments(config, RunFolder(output), rows=len(rows), eval_rows=len(held_out or ()), sts=False)
     arguments.eval_on_start = False
     trainer = SentenceTransformerTrainer(
         model=model,
