@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lacos_st.embedded import resolve
+from lacos_st.errors import UserError
 from lacos_st.overlap import find_overlap
 from lacos_st.settings import TrainConfig
 
@@ -66,7 +67,13 @@ def tell(config: TrainConfig, rows: Dataset, *, evaluation: Mapping[str, Sequenc
             logger.info("no training row holds a sentence of %s", name)
     texts = _texts(rows)
     _tell_duplicates(config, texts, rows=len(rows))
-    found_cut = cut_sentences(config, [text for column in texts for text in column])
+    prompt = config.prompt or ""
+    found_cut = cut_sentences(config, [prompt + text for column in texts for text in column])
+    if prompt and found_cut.limit is not None and found_cut.cut and (room := _room(config)) < 1:
+        raise UserError(
+            f"prompt takes {found_cut.limit - room} tokens and the model keeps {found_cut.limit} of a text, so that it "
+            "would see nothing of any sentence: shorten the prompt, or raise max_seq_length"
+        )
     if found_cut.cut:
         logger.warning(
             "%d of %d training sentences are longer than the model's limit of %d tokens (the longest: %d): the rest of "
@@ -185,6 +192,14 @@ def batch_sizes(texts: Sequence[Sequence[str]], *, batch_size: int, seed: int) -
     return sizes
 
 
+def _room(config: TrainConfig) -> int:
+    """Tokens that the prompt leaves for a sentence."""
+    tokenizer, limit = _tokenizer_and_limit(config)
+    assert limit is not None  # else nothing is cut
+    (length,) = _lengths(tokenizer, [(config.prompt or "").rstrip()])
+    return limit - length
+
+
 def cut_sentences(config: TrainConfig, sentences: Sequence[str]) -> CutSentences:
     """Count the sentences longer than the model's limit, before the model is there: its tokenizer is enough.
 
@@ -193,13 +208,18 @@ def cut_sentences(config: TrainConfig, sentences: Sequence[str]) -> CutSentences
     Raises:
         UserError: The base has no configuration or no tokenizer.
     """
+    tokenizer, limit = _tokenizer_and_limit(config)
+    return _count_cut(tokenizer, sentences, limit)
+
+
+def _tokenizer_and_limit(config: TrainConfig) -> tuple[PreTrainedTokenizerBase, int | None]:
     from lacos_st.loading import read_config, read_tokenizer
 
     path = resolve(config.base)
     hub = {} if config.revision is None else {"revision": config.revision}
     base = read_config(path, **hub)
     tokenizer = read_tokenizer(path, **hub)
-    return _count_cut(tokenizer, sentences, model_limit(base, tokenizer, max_seq_length=config.max_seq_length))
+    return tokenizer, model_limit(base, tokenizer, max_seq_length=config.max_seq_length)
 
 
 def cut_by(model: SentenceTransformer, sentences: Sequence[str]) -> CutSentences | None:

@@ -232,6 +232,20 @@ def test_sentences_over_the_limit_are_those_that_the_model_cuts(
     assert "1 of 6 training sentences are longer than the model's limit of 6 tokens" in warning
 
 
+def test_a_prompt_counts_and_leaves_room_for_sentences(
+    options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {**options, "max_seq_length": 12}
+    load_rows(TrainConfig.from_mapping(given))
+    assert not warnings_of(caplog)
+    load_rows(TrainConfig.from_mapping({**given, "prompt": "guitar man: "}))
+    (warning,) = warnings_of(caplog)
+    assert "training sentences are longer than the model's limit of 12 tokens" in warning
+    for prompt in ("abcdefghijkl", "xyz " * 12):
+        with pytest.raises(UserError, match=r"prompt takes \d+ tokens and the model keeps 12"):
+            load_rows(TrainConfig.from_mapping({**given, "prompt": prompt}))
+
+
 def test_short_sentences_are_not_tokenised(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
     monkeypatch.setattr(audit, "_lengths", lambda _, texts: asked.append(texts) or [])

@@ -68,6 +68,21 @@ def test_an_empty_negative_is_a_malformed_row(tmp_path: Path) -> None:
         load_pairs(file)
 
 
+def test_rows_of_json_may_have_negatives_or_none(tmp_path: Path) -> None:
+    lines = ['{"anchor": "a", "positive": "b"}', '{"anchor": "c", "positive": "d", "negative": "e"}']
+    lines += [
+        '{"anchor": "f", "positive": "g", "negative": null}',
+        '{"anchor": "h", "positive": "i", "Negative_2": "j"}',
+    ]
+    file = write(tmp_path, "\n".join(lines), "rows.jsonl")
+    assert len(load_pairs(file)) == 4
+    drawn = {row["anchor"]: row["negative"] for row in load_pairs(file, hard_negatives=True)}
+    assert (drawn["c"], drawn["h"]) == ("e", "j")
+    assert {drawn["a"], drawn["f"]} <= {"b", "d", "g", "i"}
+    with pytest.raises(UserError, match="line 2: expected text, found 1"):
+        load_pairs(write(tmp_path, lines[0] + '\n{"anchor": "c", "positive": "d", "negative": 1}\n', "bad.jsonl"))
+
+
 def test_a_meaning_is_never_its_own_negative() -> None:
     anchors, positives = ["a", "a", "b"], ["p", "q", "r"]
     drawn = draw_negatives(anchors, positives, [("a", "q"), ("a", "a"), ("b", "x")], seed=0)
