@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lacos_st.embedded import resolve
+from lacos_st.errors import UserError
 from lacos_st.overlap import find_overlap
 from lacos_st.settings import TrainConfig
 
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 TOKENIZED_AT_A_TIME = 1000
 GROWTH = 11  # bytes that Unicode's normal forms make of one, at most: Unicode Standard Annex 15, "Stability"; U+FDFA
 ADDED_TOKENS = 16  # more than any tokenizer adds around a sentence
+FEW = 0.01  # of the rows: so many an epoch may miss at its end without a warning
 BLOOM_LENGTH = 2048  # tokens BLOOM was trained on; its tokenizer names no limit
 NO_LIMIT = 1_000_000  # transformers writes "no limit" as 1e30
 
@@ -65,7 +67,13 @@ def tell(config: TrainConfig, rows: Dataset, *, evaluation: Mapping[str, Sequenc
             logger.info("no training row holds a sentence of %s", name)
     texts = _texts(rows)
     _tell_duplicates(config, texts, rows=len(rows))
-    found_cut = cut_sentences(config, [text for column in texts for text in column])
+    prompt = config.prompt or ""
+    found_cut = cut_sentences(config, [prompt + text for column in texts for text in column])
+    if prompt and found_cut.limit is not None and found_cut.cut and (room := _room(config)) < 1:
+        raise UserError(
+            f"prompt takes {found_cut.limit - room} tokens and the model keeps {found_cut.limit} of a text, so that it "
+            "would see nothing of any sentence: shorten the prompt, or raise max_seq_length"
+        )
     if found_cut.cut:
         logger.warning(
             "%d of %d training sentences are longer than the model's limit of %d tokens (the longest: %d): the rest of "
@@ -91,7 +99,23 @@ def _tell_duplicates(config: TrainConfig, texts: list[list[str]], *, rows: int) 
     elif config.allow_duplicates:
         logger.warning("%s, a false negative: allow_duplicates leaves them there", start)
     else:
-        logger.info("%s, a false negative: the no-duplicates sampler moves them to later batches", start)
+        _tell_epoch(config, texts, rows=rows, start=start)
+
+
+def _tell_epoch(config: TrainConfig, texts: list[list[str]], *, rows: int, start: str) -> None:
+    """What of the rows the first epoch reaches: it has as many batches as if all of them were full."""
+    sizes = batch_sizes(texts, batch_size=config.batch_size, seed=config.seed)
+    missed = rows - sum(sizes)
+    level = logging.WARNING if missed > FEW * rows else logging.INFO
+    logger.log(
+        level,
+        "%s, a false negative: the no-duplicates sampler moves them to later batches. An epoch of %d batches, with "
+        "%.1f rows on average, does not reach %d of the rows%s",
+        *(start, len(sizes), sum(sizes) / len(sizes), missed),
+        ": lower batch_size, take more epochs, or allow_duplicates with its false negatives"
+        if missed > FEW * rows
+        else "",
+    )
 
 
 def duplicates_in_batches(texts: Sequence[Sequence[str]], *, batch_size: int, seed: int) -> int:
@@ -122,6 +146,60 @@ def duplicates_in_batches(texts: Sequence[Sequence[str]], *, batch_size: int, se
     return moved
 
 
+def batch_sizes(texts: Sequence[Sequence[str]], *, batch_size: int, seed: int) -> list[int]:
+    """Rows in each batch of the first epoch, as the no-duplicates sampler makes them.
+
+    A row that repeats a text of its batch waits for the next; a batch that no row is left for stays smaller. The epoch
+    ends after as many batches as full ones would be, whatever still waits.
+
+    Args:
+        texts: Columns of N texts each.
+        batch_size: Rows of a full batch.
+        seed: The run's seed.
+    """
+    import torch
+
+    numbers: dict[str, int] = {}
+    rows = [tuple(numbers.setdefault(text, len(numbers)) for text in row) for row in zip(*texts, strict=True)]
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed), dtype=torch.int32).tolist()
+    waiting = [rows[place] for place in order]
+    sizes: list[int] = []
+    start = 0  # of those that no batch has come to yet
+    deferred: list[tuple[int, ...]] = []
+    while len(sizes) < -(-len(rows) // batch_size):
+        seen: set[int] = set()
+        size, again = 0, []
+        queue = iter(deferred)
+        for row in queue:
+            if seen.isdisjoint(row):
+                seen.update(row)
+                size += 1
+                if size == batch_size:
+                    break
+            else:
+                again.append(row)
+        again += queue
+        while size < batch_size and start < len(waiting):
+            row = waiting[start]
+            start += 1
+            if seen.isdisjoint(row):
+                seen.update(row)
+                size += 1
+            else:
+                again.append(row)
+        deferred = again
+        sizes.append(size)
+    return sizes
+
+
+def _room(config: TrainConfig) -> int:
+    """Tokens that the prompt leaves for a sentence."""
+    tokenizer, limit = _tokenizer_and_limit(config)
+    assert limit is not None  # else nothing is cut
+    (length,) = _lengths(tokenizer, [(config.prompt or "").rstrip()])
+    return limit - length
+
+
 def cut_sentences(config: TrainConfig, sentences: Sequence[str]) -> CutSentences:
     """Count the sentences longer than the model's limit, before the model is there: its tokenizer is enough.
 
@@ -130,13 +208,18 @@ def cut_sentences(config: TrainConfig, sentences: Sequence[str]) -> CutSentences
     Raises:
         UserError: The base has no configuration or no tokenizer.
     """
+    tokenizer, limit = _tokenizer_and_limit(config)
+    return _count_cut(tokenizer, sentences, limit)
+
+
+def _tokenizer_and_limit(config: TrainConfig) -> tuple[PreTrainedTokenizerBase, int | None]:
     from lacos_st.loading import read_config, read_tokenizer
 
     path = resolve(config.base)
     hub = {} if config.revision is None else {"revision": config.revision}
     base = read_config(path, **hub)
     tokenizer = read_tokenizer(path, **hub)
-    return _count_cut(tokenizer, sentences, model_limit(base, tokenizer, max_seq_length=config.max_seq_length))
+    return tokenizer, model_limit(base, tokenizer, max_seq_length=config.max_seq_length)
 
 
 def cut_by(model: SentenceTransformer, sentences: Sequence[str]) -> CutSentences | None:

@@ -125,6 +125,18 @@ def load_pairs(
         UserError: A source cannot be found or read, its columns are unknown, it is empty, holds no entailment row, or
             with `hard_negatives` no negative.
     """
+    pairs, negatives = read_pairs(sources, seed=seed, max_rows=max_rows, on_bad_row=on_bad_row)
+    return add_negatives(pairs, negatives, seed=seed) if hard_negatives else pairs
+
+
+def read_pairs(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    seed: int,
+    max_rows: int | None = None,
+    on_bad_row: OnBadRow = "error",
+) -> tuple[Dataset, list[tuple[str, str]]]:
+    """As `load_pairs` without hard negatives; and what these can be drawn from, each negative beside its anchor."""
     from datasets import Dataset
 
     rows, negatives, report = _collect(sources, seed=seed, max_rows=max_rows, on_bad_row=on_bad_row, for_nli=False)
@@ -134,9 +146,16 @@ def load_pairs(
             f"no entailment row is among the {len(rows)} rows that max_rows={max_rows} keeps: raise max_rows"
         )
     columns = {"anchor": [row[0] for row in pairs], "positive": [row[1] for row in pairs]}
-    if hard_negatives:
-        columns["negative"] = draw_negatives(columns["anchor"], columns["positive"], negatives, seed=seed)
-    return _with_report(Dataset.from_dict(columns), report)
+    return _with_report(Dataset.from_dict(columns), report), negatives
+
+
+def add_negatives(
+    pairs: Dataset, negatives: Sequence[tuple[str, str]], *, seed: int, spare: Sequence[str] | None = None
+) -> Dataset:
+    """The pairs with a column `negative`; arguments and errors as `draw_negatives`."""
+    anchors, positives = list(pairs["anchor"]), list(pairs["positive"])
+    drawn = draw_negatives(anchors, positives, negatives, seed=seed, spare=spare)
+    return pairs.add_column("negative", drawn)
 
 
 def load_nli(

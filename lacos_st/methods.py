@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lacos_st.audit import tell
-from lacos_st.data import load_nli, load_pairs
+from lacos_st.data import add_negatives, load_nli, read_pairs
 from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
-from lacos_st.overlap import remove_overlap
+from lacos_st.overlap import remove_overlap, without_overlap
 from lacos_st.settings import ADAPTER_METHODS, TrainConfig
-from lacos_st.sts import load_task_file, load_tasks
+from lacos_st.split import split_rows
+from lacos_st.sts import load_sentences, load_task_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+logger = logging.getLogger(__name__)
 
 PROMPT = "default"
 """The name of a trained model's own prompt."""
@@ -29,54 +31,69 @@ PROMPT = "default"
 def load_rows(config: TrainConfig) -> tuple[Dataset, Dataset | None]:
     """The rows to train on and those of the validation loss.
 
-    A split puts rows that share their first sentence on one side (an SNLI premise has several hypotheses). What is
-    wrong with the rows is logged: malformed ones, duplicates, overlap with an evaluation set, sentences that are cut.
+    A split puts rows that share a sentence, directly or through other rows, on one side; of sbert's rows those that
+    share their first (a premise has hypotheses of three classes, and many premises have the same). Hard negatives are
+    drawn after it. What is wrong with the rows is logged: malformed ones, duplicates, overlap with an evaluation set,
+    sentences that are cut.
 
     Raises:
         UserError: the data, the graded pairs or the base's tokenizer cannot be used, or no row is left.
     """
-
-    def load(sources: Sequence[str], **limit: int | None) -> Dataset:
-        options: dict[str, Any] = {"seed": config.seed, "on_bad_row": config.on_bad_row, **limit}
-        if config.method == "sbert":
-            return load_nli(sources, **options)
-        return load_pairs(sources, hard_negatives=config.hard_negatives, **options)
-
-    rows = load(config.data, max_rows=config.max_rows)
+    rows, negatives = _read(config, config.data, max_rows=config.max_rows)
     for folder in config.exclude_sts:
-        sentences = {text for task in load_tasks(folder) for text in (*task.sentences1, *task.sentences2)}
+        sentences = load_sentences(folder)
         rows, _ = remove_overlap(rows, sentences, name=f"exclude_sts {folder}")
-    held_out = load(config.eval_data) if config.eval_data else None
+        negatives = without_overlap(negatives, sentences)
+    held_out: Dataset | None = None
     evaluation: dict[str, list[str]] = {}
-    if held_out is not None:
+    if config.eval_data:
+        held_out, own = _read(config, config.eval_data)
+        held_out = add_negatives(held_out, own, seed=config.seed) if config.hard_negatives else held_out
         evaluation[f"eval_data {' '.join(config.eval_data)}"] = [
             text for name in held_out.column_names if name != "label" for text in held_out[name]
         ]
     if config.eval_sts is not None:
         task = load_task_file(config.eval_sts)
         evaluation[f"eval_sts {config.eval_sts}"] = [*task.sentences1, *task.sentences2]
-    wanted = min(config.eval_rows, len(rows) // 10)
-    if held_out is None and wanted:
-        rows, held_out = _split(rows, wanted)
+    if held_out is None:
+        rows, held_out, negatives = _split(config, rows, negatives)
     if len(rows) < 2:
         raise UserError(f"{len(rows)} training rows are left: expected at least 2 (in-batch negatives need company)")
+    rows = add_negatives(rows, negatives, seed=config.seed) if config.hard_negatives else rows
     tell(config, rows, evaluation=evaluation)
     return rows, held_out
 
 
-def _split(rows: Dataset, wanted: int) -> tuple[Dataset, Dataset | None]:
-    """Set aside at most `wanted` rows, whole groups of one first sentence; the rows come shuffled."""
-    firsts = rows[rows.column_names[0]]
-    counts = Counter(firsts)
-    chosen: set[str] = set()
-    taken = 0
-    for first, count in counts.items():
-        if taken + count <= wanted:
-            chosen.add(first)
-            taken += count
-    kept = [place for place, first in enumerate(firsts) if first not in chosen]
-    aside = [place for place, first in enumerate(firsts) if first in chosen]
-    return rows.select(kept), rows.select(aside) if aside else None
+def _read(
+    config: TrainConfig, sources: Sequence[str], *, max_rows: int | None = None
+) -> tuple[Dataset, list[tuple[str, str]]]:
+    """The rows of the run's method, and what hard negatives can be drawn from."""
+    if config.method == "sbert":
+        return load_nli(sources, seed=config.seed, max_rows=max_rows, on_bad_row=config.on_bad_row), []
+    rows, negatives = read_pairs(sources, seed=config.seed, max_rows=max_rows, on_bad_row=config.on_bad_row)
+    return rows, negatives if config.hard_negatives else []
+
+
+def _split(
+    config: TrainConfig, rows: Dataset, negatives: list[tuple[str, str]]
+) -> tuple[Dataset, Dataset | None, list[tuple[str, str]]]:
+    """The rows to train on, those set aside, with their negatives, and the negatives that are left for the others."""
+    wanted = min(config.eval_rows, len(rows) // 10)
+    columns = rows.column_names[: 1 if config.method == "sbert" else 2]
+    rows, held_out = split_rows(rows, wanted, columns=columns) if wanted else (rows, None)
+    if held_out is None:
+        if config.eval_rows:
+            logger.warning(
+                "no validation: of %d rows a tenth at most is split off, whole groups that share no sentence with the "
+                "others, and none is so small; name eval_data, or say eval_rows 0",
+                len(rows),
+            )
+        return rows, None, negatives
+    if config.hard_negatives:
+        held_out = add_negatives(held_out, negatives, seed=config.seed, spare=list(rows["positive"]))
+        aside = {*held_out["anchor"], *held_out["positive"]}
+        negatives = [(anchor, negative) for anchor, negative in negatives if negative not in aside]
+    return rows, held_out, negatives
 
 
 def build_model(config: TrainConfig) -> SentenceTransformer:

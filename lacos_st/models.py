@@ -32,6 +32,8 @@ def load_model(name_or_path: str, *, device: str | None = None) -> SentenceTrans
         return zero_shot(name_or_path, device=device)
     if path.is_dir():
         if not any((path / file).is_file() for file in ("modules.json", "config.json")):
+            if (path / "model" / "modules.json").is_file():
+                raise UserError(f"{path}: the folder of a training run, not a model: name {path / 'model'}")
             raise UserError(f"{path}: not a model, it has neither modules.json nor config.json, nor a GGUF file")
         if not (path / "modules.json").is_file():
             return zero_shot(str(path), device=device)

@@ -15,7 +15,12 @@ TRIES = 20
 
 
 def draw_negatives(
-    anchors: Sequence[str], positives: Sequence[str], negatives: Sequence[tuple[str, str]], *, seed: int
+    anchors: Sequence[str],
+    positives: Sequence[str],
+    negatives: Sequence[tuple[str, str]],
+    *,
+    seed: int,
+    spare: Sequence[str] | None = None,
 ) -> list[str]:
     """A negative for each pair: one of its anchor's, or else the positive of another pair.
 
@@ -27,9 +32,11 @@ def draw_negatives(
         positives: N sentences.
         negatives: (an anchor, a sentence that does not mean the same); several of one anchor are drawn from.
         seed: of the draws.
+        spare: positives of other pairs, for a pair that none of `positives` can be a negative of. Where they are given,
+            the pairs are a part of the data, and none of them needs a negative of its own.
 
     Raises:
-        UserError: no anchor has a negative, or a pair's negative cannot be drawn.
+        UserError: no anchor has a negative where there is no `spare`, or a pair's negative cannot be drawn.
     """
     known: dict[str, list[str]] = {}
     for anchor, negative in dict.fromkeys(negatives):
@@ -43,8 +50,9 @@ def draw_negatives(
     for anchor in anchors:
         choices = [negative for negative in known.get(anchor, ()) if negative not in meant[anchor]]
         own += bool(choices)
-        drawn.append(chance.choice(choices) if choices else _another(positives, meant[anchor], chance))
-    if not own:
+        pools = [pool for pool in (positives, spare) if pool]
+        drawn.append(chance.choice(choices) if choices else _another(pools, meant[anchor], chance))
+    if not own and spare is None:
         raise UserError(
             "no pair has a hard negative: expected NLI rows with contradictions of the same premise, or a column "
             "negative beside anchor and positive; leave hard_negatives out otherwise"
@@ -53,8 +61,9 @@ def draw_negatives(
     return drawn
 
 
-def _another(positives: Sequence[str], not_these: set[str], chance: random.Random) -> str:
-    for _ in range(TRIES):
-        if (drawn := chance.choice(positives)) not in not_these:
-            return drawn
+def _another(pools: Sequence[Sequence[str]], not_these: set[str], chance: random.Random) -> str:
+    for pool in pools:
+        for _ in range(TRIES):
+            if (drawn := chance.choice(pool)) not in not_these:
+                return drawn
     raise UserError(f"{TRIES} draws gave no negative that differs from its pair: the data holds too few sentences")

@@ -78,7 +78,12 @@ class _Layout:
     width: int | None = None  # cells a row must have; None for rows with names
     header: Cells | None = None  # the row of names
     is_nli: bool = False  # the column names leave no doubt
-    negatives: tuple[Any, ...] = ()
+    takes_negatives: bool = False
+    negatives: tuple[int, ...] = ()  # their places in rows without names; those with names may each have others
+
+
+class _UnknownColumns(UserError):
+    """A row that says nothing of what its columns mean."""
 
 
 def read_examples(table: Table, *, on_bad_row: OnBadRow = "error") -> Examples:
@@ -95,6 +100,7 @@ def read_examples(table: Table, *, on_bad_row: OnBadRow = "error") -> Examples:
         UserError: The columns cannot be recognised, there is no row, or (`on_bad_row="error"`) a row is malformed.
     """
     layout: _Layout | None = None
+    unknown: dict[Any, UserError] = {}
     found: list[tuple[str, str, str]] = []
     problems: list[tuple[int, str]] = []
     negatives: list[tuple[str, str]] = []
@@ -103,7 +109,16 @@ def read_examples(table: Table, *, on_bad_row: OnBadRow = "error") -> Examples:
         problem = cells if isinstance(cells, str) else None
         if problem is None and not isinstance(cells, str):
             if layout is None:
-                layout = _recognise(table.name, cells)
+                try:
+                    layout = _recognise(table.name, cells)
+                except _UnknownColumns as error:
+                    if on_bad_row == "error":
+                        raise
+                    unknown.setdefault(_shape(cells), error)
+                    problems.append((number, "columns whose meaning is unknown"))
+                    continue
+                if _shape(cells) in unknown:  # the rows before were no exception, but what the table is like
+                    raise unknown[_shape(cells)]
                 if layout.header is not None:
                     continue
             first, second, label = _take(layout, cells)
@@ -114,9 +129,11 @@ def read_examples(table: Table, *, on_bad_row: OnBadRow = "error") -> Examples:
         if problem is None:
             assert layout is not None  # else the row is none
             found.append((first.strip(), second.strip(), label))
-            negatives += [(first.strip(), cells[key].strip()) for key in layout.negatives]
+            negatives += [(first.strip(), text.strip()) for text in _negatives(layout, cells)]
         else:
             problems.append((number, problem))
+    if layout is None and unknown:
+        raise next(iter(unknown.values()))
     _tell(table, problems, usable=len(found), on_bad_row=on_bad_row)
     if not found or layout is None:
         raise UserError(
@@ -151,12 +168,12 @@ def _recognise(name: str, cells: Cells) -> _Layout:
         texts = [key for key, value in cells.items() if isinstance(value, str)]
         if len(texts) == 2 == len(cells):
             return _Layout(texts[0], texts[1])
-        raise UserError(f"{name} has the columns {', '.join(map(str, cells))}: {_EXPECTED}")
+        raise _UnknownColumns(f"{name} has the columns {', '.join(map(str, cells))}: {_EXPECTED}")
     places = {str(cell).strip().lower(): place for place, cell in enumerate(cells)}
     if layout := _by_name(name, places, cells):
         return layout
     if len(cells) == 1:
-        raise UserError(f"{name} has one column (first row: {str(cells[0])[:60]!r}): {_EXPECTED}")
+        raise _UnknownColumns(f"{name} has one column (first row: {str(cells[0])[:60]!r}): {_EXPECTED}")
     if len(cells) == 2:
         if all(str(cell).isidentifier() and str(cell).isascii() for cell in cells):
             logger.warning(
@@ -170,7 +187,7 @@ def _recognise(name: str, cells: Cells) -> _Layout:
     if len(cells) == 3 and _label(cells[2]) in _LABELS:
         return _Layout(0, 1, 2, 3)
     start = " | ".join(str(cell)[:30] for cell in cells[:4])
-    raise UserError(f"{name} has {len(cells)} columns whose meaning is unknown (first row: {start}): {_EXPECTED}")
+    raise _UnknownColumns(f"{name} has {len(cells)} columns whose meaning is unknown (first row: {start}): {_EXPECTED}")
 
 
 _EXPECTED = (
@@ -189,9 +206,6 @@ def _by_name(name: str, keys: dict[str, Any], header: Cells | None) -> _Layout |
         if header is not None and sum(_label(cell) == column for cell in header) > 1:
             raise UserError(f"{name} has two columns {column}: which one is meant? rename the other")
     width = None if header is None else len(header)
-    if pair[1] == "positive":
-        negatives = tuple(key for column, key in keys.items() if _NEGATIVE.fullmatch(column))
-        return _Layout(first, second, None, width, header, negatives=negatives)
     label = next((keys[key] for key in _LABEL_COLUMNS if key in keys), None)
     if label is None and pair[0] == "premise":
         raise UserError(
@@ -201,9 +215,17 @@ def _by_name(name: str, keys: dict[str, Any], header: Cells | None) -> _Layout |
     if label is None and any(key in keys for key in _SCORE_COLUMNS):
         raise UserError(
             f"{name} holds graded pairs (a column of scores): they are evaluation data; training needs "
-            "NLI rows or positive pairs"
+            "NLI rows or positive pairs; leave the column out if every row is such a pair"
         )
-    return _Layout(first, second, label, width, header, is_nli=pair[0] == "premise")
+    if pair[1] != "positive":
+        return _Layout(first, second, label, width, header, is_nli=pair[0] == "premise")
+    places = () if header is None else tuple(key for column, key in keys.items() if _NEGATIVE.fullmatch(column))
+    return _Layout(first, second, label, width, header, takes_negatives=True, negatives=places)
+
+
+def _shape(cells: Cells) -> Any:
+    """What rows of one table have in common: names, or how many cells."""
+    return frozenset(cells) if isinstance(cells, dict) else len(cells)
 
 
 def _label(value: Any) -> str:
@@ -219,6 +241,16 @@ def _take(layout: _Layout, cells: Cells) -> tuple[Any, Any, str]:
     return cell(layout.first), cell(layout.second), "" if layout.label is None else _label(cell(layout.label))
 
 
+def _negatives(layout: _Layout, cells: Cells) -> list[Any]:
+    """The cells of a row's negatives; a row with names may lack them, or have null."""
+    if not isinstance(cells, dict):
+        return [cells[place] for place in layout.negatives]
+    if not layout.takes_negatives:
+        return []
+    named = ((_label(key), text) for key, text in cells.items() if text is not None)
+    return [text for key, text in named if _NEGATIVE.fullmatch(key)]
+
+
 def _problem(layout: _Layout, cells: Cells, first: Any, second: Any, label: str) -> str | None:
     """What is wrong with a row, or None."""
     if isinstance(cells, dict) != (layout.width is None):
@@ -229,9 +261,7 @@ def _problem(layout: _Layout, cells: Cells, first: Any, second: Any, label: str)
         return "the header again (were files joined?)"
     if isinstance(cells, dict) and (lacking := [key for key in (layout.first, layout.second) if key not in cells]):
         return f"no {lacking[0]}"
-    if isinstance(cells, dict) and (lacking := [key for key in layout.negatives if key not in cells]):
-        return f"no {lacking[0]}"
-    texts = (first, second, *(cells[key] for key in layout.negatives))
+    texts = (first, second, *_negatives(layout, cells))
     if (wrong := next(filter(None, map(flaw, texts)), None)) is not None:
         return wrong
     if layout.label is not None and label not in _LABELS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,12 @@ def remove_overlap(
     )
     dropped = set(found.rows)
     return pairs.select([place for place in range(len(pairs)) if place not in dropped]), len(dropped)
+
+
+def without_overlap(negatives: Sequence[tuple[str, str]], sentences: Collection[str]) -> list[tuple[str, str]]:
+    """The negatives, each beside its anchor, that are none of the evaluation `sentences`; compared as above."""
+    known = {normalise(sentence) for sentence in sentences} if negatives else set()
+    return [(anchor, negative) for anchor, negative in negatives if normalise(negative) not in known]
 
 
 @dataclass(frozen=True)

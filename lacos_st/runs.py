@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from lacos_st.atomic import clear_leftovers, not_written, remove_folder, write_text
 from lacos_st.errors import UserError
 from lacos_st.resume import checkpoints
+from lacos_st.rows_hash import RowsHash
 from lacos_st.settings import RUN_CONTROL, TrainConfig
 
 LAST_LINE = "train_runtime"
@@ -19,7 +21,7 @@ LAST_LINE = "train_runtime"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run: `model/` (written last, whole or not at all), `checkpoints/`, `train.yaml`, `log.jsonl`."""
+    """The files of one run: `model/` (written last), `checkpoints/`, `train.yaml`, `rows.json`, `log.jsonl`."""
 
     path: Path
 
@@ -37,6 +39,11 @@ class RunFolder:
     def config(self) -> Path:
         """The options that reproduce the run."""
         return self.path / "train.yaml"
+
+    @property
+    def rows(self) -> Path:
+        """A hash of the rows that the run trains and is validated on."""
+        return self.path / "rows.json"
 
     @property
     def log(self) -> Path:
@@ -62,6 +69,30 @@ class RunFolder:
                 "--overwrite, or go on with it with --resume"
             )
 
+    def revision(self, config: TrainConfig) -> str | None:
+        """That of `config`; where it names none, that with which the run that it resumes was started.
+
+        The options of a run do not name what `train.yaml` was given when the base had been fetched from the hub.
+        """
+        if config.revision is None and config.resume and self.config.is_file():
+            with suppress(UserError):  # `check` says it
+                old = TrainConfig.from_yaml(self.config)
+                return old.revision if old.base == config.base else None
+        return config.revision
+
+    def check_rows(self, rows: RowsHash, *, resume: bool) -> None:
+        """Whether a run may go on here with these rows; it may where none were noted down.
+
+        Raises:
+            UserError: it was started on others.
+        """
+        if resume and self.rows.is_file() and (old := RowsHash.read(self.rows)) != rows:
+            raise UserError(
+                f"the run in {self.path} was started on other rows ({old.train_rows} to train on and {old.eval_rows} "
+                f"for validation, now {rows.train_rows} and {rows.eval_rows}): what data, eval_data or exclude_sts "
+                "name was changed since; put it back, or train anew with --overwrite"
+            )
+
     def _check_same(self, config: TrainConfig) -> None:
         old = dataclasses.asdict(TrainConfig.from_yaml(self.config))
         new = dataclasses.asdict(config)
@@ -79,26 +110,27 @@ class RunFolder:
         whole = checkpoints(self.checkpoints)
         return whole[-1] if whole else None
 
-    def start(self, config: TrainConfig) -> None:
-        """Make the folder and write `train.yaml`; what a killed process left is cleared away.
+    def start(self, config: TrainConfig, rows: RowsHash) -> None:
+        """Make the folder and write `train.yaml` and `rows.json`; what a killed process left is cleared away.
 
         With `overwrite`, clear away the old run but for its model, which stays until the new one is ready.
 
         Raises:
             UserError: The folder cannot be written.
         """
-        clear_leftovers(self.path, "model", self.config.name, self.log.name)
+        clear_leftovers(self.path, "model", self.config.name, self.rows.name, self.log.name)
         if not config.resume:
             self.clear(and_folder=False)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise not_written(self.path, error) from error
+        rows.write(self.rows)  # first: with train.yaml the run can be resumed
         write_text(self.config, config.to_yaml())
 
     def clear(self, *, and_folder: bool) -> None:
         """Remove what a run writes besides its model; `and_folder`: the folder too where nothing else is in it."""
-        for file in (self.config, self.log):  # first, so that nobody resumes what is being removed
+        for file in (self.config, self.rows, self.log):  # first, so that nobody resumes what is being removed
             file.unlink(missing_ok=True)
         clear_leftovers(self.path, self.checkpoints.name)
         remove_folder(self.checkpoints)

@@ -22,7 +22,14 @@ Pooling = Literal["mean", "weightedmean", "lasttoken", "cls", "max", "mean_sqrt_
 
 ADAPTER_METHODS = ("lacos", "lora")
 REPORTS = ("none", "tensorboard", "wandb")
-IN_BATCH = ("mini_batch_size", "symmetric", "same_side_negatives", "hard_negatives", "gather_across_devices")
+IN_BATCH = (
+    "mini_batch_size",
+    "symmetric",
+    "same_side_negatives",
+    "hard_negatives",
+    "matryoshka_dims",
+    "gather_across_devices",
+)
 """Options of the losses with in-batch negatives."""
 
 RUN_CONTROL = (
@@ -99,7 +106,7 @@ class TrainConfig:
         "another's positive (not sbert)",
     )
     matryoshka_dims: tuple[int, ...] = option(
-        (), "widths to which embeddings can be cut: the loss is the sum over these and the full one"
+        (), "widths to which embeddings can be cut: the loss is the sum over these and the full one (not sbert)"
     )
     optimizer: Literal["adam8bit", "adamw"] = option("adam8bit", "adam8bit: 8-bit Adam of bitsandbytes")
     lr: float | None = option(
@@ -223,7 +230,9 @@ class TrainConfig:
                 raise UserError(f"{name} is {value}: expected {low} or more")
         if not 0 <= config.seed <= MOST_SEED:
             raise UserError(f"seed is {config.seed}: expected 0 to {MOST_SEED}")
-        for name in ("lr", "scale", "epochs"):
+        if not 0 <= config.lora_dropout < 1:
+            raise UserError(f"lora_dropout is {config.lora_dropout}: expected 0 or more, below 1")
+        for name in ("lr", "scale", "epochs", "lora_alpha"):
             if (value := getattr(config, name)) is not None and not 0 < value < float("inf"):
                 raise UserError(f"{name} is {value}: expected a number above 0")
         return config

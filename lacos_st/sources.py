@@ -207,8 +207,13 @@ def read_csv(path: Path) -> Iterator[tuple[int, Cells | str]]:
             cells, fault = None, CR_ALONE if "new-line character" in str(error) else str(error)
         else:
             fault = "a quote without its partner" if quotes % 2 else ""
-        if quotes % 2 or "field limit" in fault:
-            lines_read = f"line {first}" if reader.line_num == first else f"lines {first}-{reader.line_num}"
+        lines_read = f"line {first}" if reader.line_num == first else f"lines {first}-{reader.line_num}"
+        if "field limit" in fault and not quotes % 2:
+            raise UserError(
+                f"{path}, {lines_read}: a cell is longer than {csv.field_size_limit()} characters, which csv does not "
+                "take: shorten it, or write the file as .jsonl; if no cell is so long, a quote lacks its partner"
+            )
+        if quotes % 2:
             raise UserError(
                 f"{path}, {lines_read}: not RFC 4180 csv: {fault}: rows cannot be told from text here, so that none "
                 'can be left out: mend the quotes (in a cell that holds one, write "" for it and quote the cell)'

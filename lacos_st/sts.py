@@ -98,13 +98,10 @@ def load_tasks(folder: str | Path, *, names: Sequence[str] | None = None) -> lis
             (the message has file and line).
     """
     root = Path(folder)
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; give one with graded pairs (score, sentence 1, sentence 2)")
-    layout = next((place for place in (root, root / "sts") if (place / "en").is_dir()), None)
-    known = _known_layout(layout) if layout else _plain_files(root)
+    known, layout = _tasks_in(root)
     defaults = [name for name in known if not layout or _is_default(name)]
-    if not known or (names is None and not defaults):
-        raise UserError(f"{root}: no graded pairs; expected *.tsv or *.csv files of columns score, s1, s2")
+    if names is None and not defaults:
+        raise _nothing_in(root)
     wanted: list[str] = []
     for name in defaults if names is None else names:
         whole_set = [each for each in defaults if each.startswith(f"{name}.")] if layout else []
@@ -113,6 +110,17 @@ def load_tasks(folder: str | Path, *, names: Sequence[str] | None = None) -> lis
         if name not in known:
             raise UserError(f"unknown task {name!r} in {root}: choose from {_summary(known)}")
     return [known[name]() for name in dict.fromkeys(wanted)]
+
+
+def load_sentences(folder: str | Path) -> set[str]:
+    """Every sentence of the graded pairs in a folder, those of sets that `load_tasks` reads by name only included.
+
+    Raises:
+        UserError: as `load_tasks`.
+    """
+    known, _ = _tasks_in(Path(folder))
+    tasks = [load() for name, load in known.items() if not _is_aligned_pair(name)]
+    return {text for task in tasks for text in (*task.sentences1, *task.sentences2)}
 
 
 def load_task_file(path: str | Path, *, option: str = "eval_sts") -> StsTask:
@@ -206,6 +214,26 @@ def _from_mteb(task: Any, subset: str, split: str) -> StsTask:
         scores=scores,
         score_range=(float(task.min_score), float(task.max_score)),
     )
+
+
+def _tasks_in(root: Path) -> tuple[dict[str, Callable[[], StsTask]], bool]:
+    """Loaders of all the tasks in a folder, and whether it has the known layout; UserError where there are none."""
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; give one with graded pairs (score, sentence 1, sentence 2)")
+    layout = next((place for place in (root, root / "sts") if (place / "en").is_dir()), None)
+    known = _known_layout(layout) if layout else _plain_files(root)
+    if not known:
+        raise _nothing_in(root)
+    return known, layout is not None
+
+
+def _nothing_in(root: Path) -> UserError:
+    return UserError(f"{root}: no graded pairs; expected *.tsv or *.csv files of columns score, s1, s2")
+
+
+def _is_aligned_pair(name: str) -> bool:
+    """Whether a task takes its two sides from the files of two languages."""
+    return name.startswith("STSb-multi") and "-" in name.rpartition(".")[2]
 
 
 def _known_layout(root: Path) -> dict[str, Callable[[], StsTask]]:
@@ -357,6 +385,6 @@ def _as_row(cells: Cells | str) -> list[str] | str:
 
 def _summary(known: dict[str, Callable[[], StsTask]]) -> str:
     """List the task names; the language pairs of aligned sets by example, they run into the hundreds."""
-    plain = [name for name in known if not name.startswith("STSb-multi") or "-" not in name.rpartition(".")[2]]
+    plain = [name for name in known if not _is_aligned_pair(name)]
     pairs = len(known) - len(plain)
     return ", ".join(plain) + (f" and {pairs} cross-lingual ones such as STSb-multi.en-fr" if pairs else "")

@@ -303,8 +303,8 @@ def own_weights(loss: nn.Module) -> dict[str, Any]:
 
 
 def _is_own(name: str) -> bool:
-    """Whether a tensor of a loss is its own: the model's begin with "model."."""
-    return not name.startswith("model.")
+    """Whether a tensor of a loss is its own: the model's lie in "model.", also of a loss in a loss ("loss.model.")."""
+    return "model" not in name.split(".")[:-1]
 
 
 class FindBest(TrainerCallback):
@@ -358,7 +358,10 @@ class RunLog(TrainerCallback):
         if not state.is_world_process_zero:
             return
         row = {"step": state.global_step, "epoch": state.epoch, **kwargs["logs"]}
-        row |= self.at_end() if LAST_LINE in row else {}
+        if LAST_LINE in row:
+            # the model is that of the best checkpoint, not of the step that this line stands at
+            row |= {} if state.best_global_step is None else {"best_step": state.best_global_step}
+            row |= self.at_end()
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()

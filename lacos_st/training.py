@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -11,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from lacos_st import ranks
+from lacos_st.arguments import EVALUATOR_NAME, training_arguments
 from lacos_st.atomic import cannot_write, whole_folder
-from lacos_st.embedded import resolve
+from lacos_st.embedded import ASSETS, resolve
 from lacos_st.errors import UserError
 from lacos_st.methods import build_loss, build_model, load_rows
 from lacos_st.peak import PeakMemory
 from lacos_st.presets import described, learning_rate
+from lacos_st.rows_hash import RowsHash
 from lacos_st.runs import RunFolder
 from lacos_st.settings import ADAPTER_METHODS, TrainConfig
 from lacos_st.sts import StsTask, load_task_file
@@ -24,7 +25,7 @@ from lacos_st.trackers import check_trackers
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
+    from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 
     from lacos_st.recipe.memory import Memory
@@ -34,11 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OPTIMIZERS = {"adam8bit": "adamw_bnb_8bit", "adamw": "adamw_torch"}
-EVALUATIONS_PER_RUN = 10
 SAMPLED_ROWS = 1000  # whose sentences' lengths say what memory a batch will take
-EVALUATOR_NAME = "sts"
-BEST_METRIC = {"loss": "eval_loss", "sts": f"eval_{EVALUATOR_NAME}_spearman_max"}
 
 
 @dataclass(frozen=True)
@@ -98,11 +95,16 @@ def train(config: TrainConfig) -> TrainResult:
     joined = ranks.join(cpu=config.cpu)
     if ranks.count() > 1 and config.embedding_device is not None and not config.cpu:
         raise UserError("embedding_device is for one process: NCCL moves nothing in host memory; leave it out")
+    folder = RunFolder(Path(config.output))
+    config = replace(config, revision=ranks.share(folder.revision(config)))
+    if config.revision is not None and resolve(config.base) == str(ASSETS / config.base):
+        raise UserError(f"revision is for a base from the hub: {config.base} comes with the package; leave it out")
     shape = _shape(config)
     config = _with_rate(config, shape)
-    folder = RunFolder(Path(config.output))
     ranks.on_first(lambda: folder.check(config))
     train_rows, eval_rows = load_rows(config)
+    rows = RowsHash.of(train_rows, eval_rows)
+    ranks.on_first(lambda: folder.check_rows(rows, resume=config.resume))
     peak = PeakMemory(cpu=config.cpu)
     config, memory = _within_memory(config, shape, train_rows)
     evaluator = _evaluator(config)
@@ -110,7 +112,7 @@ def train(config: TrainConfig) -> TrainResult:
     model = build_model(config)
     config = replace(config, revision=config.revision or commit_hash(model[0].config, config.base))
     was_there = folder.path.exists()
-    ranks.on_first(lambda: folder.start(config))
+    ranks.on_first(lambda: folder.start(config, rows))
     _check_shared(folder, config)
     try:
         log = RunLog(folder.log, at_end=lambda: {**memory.figures(), **peak.figures()})
@@ -227,7 +229,7 @@ def _run(
     loss = build_loss(config, model)
     trainer = LacosTrainer(
         model=model,
-        args=_arguments(
+        args=training_arguments(
             config, folder, rows=len(train_rows), eval_rows=len(eval_rows or ()), sts=evaluator is not None
         ),
         train_dataset=train_rows,
@@ -287,7 +289,9 @@ def fit_(model: SentenceTransformer, config: TrainConfig, rows: Dataset) -> floa
     from lacos_st.trainer import LacosTrainer
 
     model.model_card_data.widget = [{"text": ""}]  # or examples are looked for, for a card that there is not
-    arguments = _arguments(config, RunFolder(Path(config.output)), rows=len(rows), eval_rows=0, sts=False, saves=False)
+    arguments = training_arguments(
+        config, RunFolder(Path(config.output)), rows=len(rows), eval_rows=0, sts=False, saves=False
+    )
     trainer = LacosTrainer(model=model, args=arguments, train_dataset=rows, loss=build_loss(config, model))
     trainer.remove_callback(PrinterCallback)
     start = time.perf_counter()
@@ -315,78 +319,6 @@ def sts_evaluator(task: StsTask, *, batch_size: int) -> EmbeddingSimilarityEvalu
         similarity_fn_names=["cosine", "manhattan", "euclidean", "dot"],
         write_csv=False,  # the figures go to log.jsonl
     )
-
-
-def _arguments(
-    config: TrainConfig, folder: RunFolder, *, rows: int, eval_rows: int, sts: bool, saves: bool = True
-) -> SentenceTransformerTrainingArguments:
-    """`config` in the stock trainer's words."""
-    import torch
-    from sentence_transformers import SentenceTransformerTrainingArguments
-    from sentence_transformers.sentence_transformer.training_args import BatchSamplers
-
-    batches = _batches(config, rows=rows)
-    total = config.max_steps or math.ceil(math.ceil(batches / config.gradient_accumulation) * config.epochs)
-    every = config.eval_steps or max(1, math.ceil(total / EVALUATIONS_PER_RUN))
-    evaluates = bool(eval_rows) or sts
-    assert config.lr is not None  # `resolved` has filled it in
-    return SentenceTransformerTrainingArguments(
-        output_dir=str(folder.checkpoints),
-        seed=config.seed,
-        use_cpu=config.cpu,
-        # stock looks each step for weights that no loss reached; adapters all have one
-        ddp_find_unused_parameters=config.method not in ADAPTER_METHODS,
-        dataloader_drop_last=ranks.count() > 1,  # a process without a batch would be waited for
-        dataloader_pin_memory=torch.cuda.is_available() and not config.cpu,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=config.batch_size * (ranks.count() if config.gather_across_devices else 1),
-        gradient_accumulation_steps=config.gradient_accumulation,
-        batch_sampler=BatchSamplers.BATCH_SAMPLER
-        if config.allow_duplicates or config.method == "sbert"  # no negatives in a batch, so no false ones
-        else BatchSamplers.NO_DUPLICATES,
-        num_train_epochs=config.epochs,
-        max_steps=config.max_steps or -1,
-        optim=OPTIMIZERS[config.optimizer],
-        learning_rate=config.lr,
-        lr_scheduler_type=config.scheduler,
-        warmup_steps=config.warmup,  # below 1 a part of all steps
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        bf16=config.autocast == "bfloat16",
-        fp16=config.autocast == "float16",
-        eval_strategy="steps" if evaluates else "no",
-        eval_steps=every,
-        eval_on_start=evaluates and not config.resume,  # the log's first line: the loss before training
-        save_strategy="steps" if saves else "no",
-        save_steps=every,
-        save_total_limit=2,  # the last one, and the best or the one before
-        load_best_model_at_end=evaluates,
-        metric_for_best_model=BEST_METRIC[config.best if eval_rows else "sts"] if evaluates else None,
-        greater_is_better=(config.best == "sts" or not eval_rows) if evaluates else None,
-        logging_steps=config.log_steps,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,  # the stock default hides a NaN loss
-        disable_tqdm=not config.progress,
-        report_to=list(config.report_to) if saves else [],
-        prompts=config.prompt,
-    )
-
-
-def _batches(config: TrainConfig, *, rows: int) -> int:
-    """Batches in an epoch, of each process.
-
-    Raises:
-        UserError: there are fewer rows than several processes take at a time.
-    """
-    if ranks.count() == 1:
-        return math.ceil(rows / config.batch_size)
-    at_once = config.batch_size * ranks.count()
-    if rows < at_once:
-        raise UserError(
-            f"{rows} training rows are fewer than the {at_once} that {ranks.count()} processes take at a time: lower "
-            "batch_size, or start fewer processes"
-        )
-    return rows // at_once
 
 
 def save_model(model: SentenceTransformer, folder: RunFolder) -> None:

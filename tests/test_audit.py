@@ -12,7 +12,7 @@ from datasets import Dataset
 from sentence_transformers.base.sampler import NoDuplicatesBatchSampler
 
 from lacos_st import audit
-from lacos_st.audit import CutSentences, cut_sentences, duplicates_in_batches
+from lacos_st.audit import CutSentences, batch_sizes, cut_sentences, duplicates_in_batches
 from lacos_st.errors import UserError
 from lacos_st.methods import build_model, load_rows
 from lacos_st.settings import TrainConfig
@@ -72,6 +72,17 @@ def test_overlap_with_each_named_evaluation_set_is_counted(
     assert f"2 of 17 training rows hold a sentence of eval_sts {tmp_path / 'graded.tsv'} (2 of its 3" in graded
 
 
+def test_rows_with_a_sentence_of_any_set_of_a_folder_are_left_out(options: dict[str, Any], tmp_path: Path) -> None:
+    """Those that are scored only by name included: development sets, languages of STSb-multi, other domains."""
+    for folder in ("en", "sts17", "stsb_multi_mt"):
+        (tmp_path / "sts" / folder).mkdir(parents=True)
+    (tmp_path / "sts" / "en" / "STSb.dev.tsv").write_text("x\t1\tanchor 3\tz\nx\t2\tz\tw\n")
+    (tmp_path / "sts" / "sts17" / "track4b.es-en.tsv").write_text("1\tanchor 4\tz\n2\tz\tw\n")
+    (tmp_path / "sts" / "stsb_multi_mt" / "dev.fr.tsv").write_text("1\tz\tpositive 5\n2\tz\tw\n")
+    rows, _ = load_rows(TrainConfig.from_mapping({**options, "exclude_sts": str(tmp_path)}))
+    assert {f"anchor {i}" for i in range(20)} - set(rows["anchor"]) == {"anchor 3", "anchor 4", "anchor 5"}
+
+
 def test_a_graded_file_that_is_not_there_is_refused_with_the_rows(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"eval_sts none\.tsv is no file"):
         load_rows(TrainConfig.from_mapping({**options, "eval_sts": "none.tsv"}))
@@ -110,6 +121,17 @@ def test_duplicates_are_those_of_the_stock_samplers_order(seed: int) -> None:
     stock = stock_batches({"anchor": anchors, "positive": positives}, batch_size=5, seed=seed)
     assert len(set(plain[0]) - set(stock[0])) == moved[0]
     assert (stock == plain) == (sum(moved) == 0)
+    sizes = batch_sizes([anchors, positives], batch_size=5, seed=seed)
+    assert sizes == [len(batch) for batch in stock[: len(plain)]]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_epoch_of_many_duplicates_is_the_stock_samplers(seed: int) -> None:
+    anchors, positives = [f"question {i % 4}" for i in range(96)], [f"answer {i // 2}" for i in range(96)]
+    stock = stock_batches({"anchor": anchors, "positive": positives}, batch_size=3, seed=seed)
+    found = batch_sizes([anchors, positives], batch_size=3, seed=seed)
+    assert found == [len(batch) for batch in stock[:32]]
+    assert batch_sizes([anchors, positives], batch_size=16, seed=seed) == [4] * 6
 
 
 def firsts(batch: list[int], *columns: list[str]) -> list[int]:
@@ -133,7 +155,9 @@ def test_duplicates_by_hand_and_in_the_log(
         load_rows(TrainConfig.from_mapping(options))
     assert "6 of 8 rows share a sentence" in caplog.text
     assert "no-duplicates sampler moves them" in caplog.text
-    assert not warnings_of(caplog)
+    (warning,) = warnings_of(caplog)
+    assert "An epoch of 2 batches, with 1.0 rows on average, does not reach 6 of the rows: lower batch_size" in warning
+    caplog.clear()
     load_rows(TrainConfig.from_mapping({**options, "allow_duplicates": True}))
     (warning,) = warnings_of(caplog)
     assert "6 of 8 rows share" in warning
@@ -206,6 +230,20 @@ def test_sentences_over_the_limit_are_those_that_the_model_cuts(
     load_rows(TrainConfig.from_mapping({**options, "max_seq_length": 6}))
     (warning,) = warnings_of(caplog)
     assert "1 of 6 training sentences are longer than the model's limit of 6 tokens" in warning
+
+
+def test_a_prompt_counts_and_leaves_room_for_sentences(
+    options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {**options, "max_seq_length": 12}
+    load_rows(TrainConfig.from_mapping(given))
+    assert not warnings_of(caplog)
+    load_rows(TrainConfig.from_mapping({**given, "prompt": "guitar man: "}))
+    (warning,) = warnings_of(caplog)
+    assert "training sentences are longer than the model's limit of 12 tokens" in warning
+    for prompt in ("abcdefghijkl", "xyz " * 12):
+        with pytest.raises(UserError, match=r"prompt takes \d+ tokens and the model keeps 12"):
+            load_rows(TrainConfig.from_mapping({**given, "prompt": prompt}))
 
 
 def test_short_sentences_are_not_tokenised(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,13 @@ def test_training_from_the_command_line(folder: Path, capsys: pytest.CaptureFixt
     assert "24 rows" not in capsys.readouterr().out.splitlines()[-1]  # two were set aside
     written = TrainConfig.from_yaml(folder / "out" / "train.yaml")
     assert (written.lr, written.lora_rank, written.batch_size, written.data) == (1e-3, 4, 8, ("pairs.tsv",))
-    assert {path.name for path in (folder / "out").iterdir()} == {"model", "checkpoints", "train.yaml", "log.jsonl"}
+    assert {path.name for path in (folder / "out").iterdir()} == {
+        "model",
+        "checkpoints",
+        "train.yaml",
+        "rows.json",
+        "log.jsonl",
+    }
     assert main(["train", "--config", "out/train.yaml", "--output", "again", "--seed", "7"]) == 0
     assert TrainConfig.from_yaml(folder / "again" / "train.yaml").seed == 7
     assert main(["train", "--resume", "--output", "again"]) == 0

@@ -235,7 +235,7 @@ def test_all_malformed_rows_are_counted_and_the_first_of_them_described(
         ('"a,b\nc,d\ne,f\n', "lines 2-4: not RFC 4180 csv: unexpected end of data"),  # the quote eats the file
         ('"a,b\n"c",d\ne,f\n', "lines 2-3: not RFC 4180 csv"),
         ('5" pipe,c\ne,f\n', "line 2: not RFC 4180 csv: a quote without its partner"),
-        (f"a,{'b' * 200_000}\n", "line 2: not RFC 4180 csv: field larger than field limit"),
+        (f"a,{'b' * 200_000}\n", "line 2: a cell is longer than 131072 characters"),
     ],
 )
 def test_csv_in_which_rows_cannot_be_told_is_refused_in_any_case(tmp_path: Path, text: str, message: str) -> None:
@@ -320,6 +320,55 @@ def test_unusable_arguments_and_places(tmp_path: Path) -> None:
     two = put(tmp_path / "two.tsv", tsv(ROWS[:2]))
     with pytest.raises(UserError, match="three classes, found only: entailment, neutral"):
         load_nli([two])
+
+
+@pytest.mark.parametrize("first", ["anchor", "query"])
+def test_a_label_beside_a_positive_is_read(tmp_path: Path, first: str) -> None:
+    file = put(tmp_path / "a.csv", f"{first},positive,label\na,b,0\nc,d,1\n")
+    assert rows_of(load_pairs([file])) == {("c", "d")}
+    topics = put(tmp_path / "b.csv", f"{first},positive,label\na,b,sports\n")
+    with pytest.raises(UserError, match="label 'sports' is none of"):
+        load_pairs([topics])
+    scored = put(tmp_path / "c.csv", f"{first},positive,score\na,b,0.3\n")
+    with pytest.raises(UserError, match="leave the column out if every row is such a pair"):
+        load_pairs([scored])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.tsv", "onlyone\na b\tc d\n"),
+        ("a.jsonl", '{"anchor": "x"}\n{"anchor": "a b", "positive": "c d"}\n'),
+        ("b.jsonl", '{"text": "x", "id": 3}\n{"anchor": "y"}\n{"anchor": "a b", "positive": "c d"}\n'),
+    ],
+)
+def test_a_malformed_first_row_is_skipped_as_any_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, text: str
+) -> None:
+    file = put(tmp_path / name, text)
+    with pytest.raises(UserError, match="has one column|has the columns"):
+        load_pairs([file])
+    assert rows_of(load_pairs([file], on_bad_row="skip")) == {("a b", "c d")}
+    assert "line 1: columns whose meaning is unknown" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("premise\thypothesis\na\tb\n", "no label column"),
+        ("id\tone\ttwo\n1\ta\tb\n2\tc\td\n", "3 columns whose meaning is unknown"),
+        ("one\ntwo\n", "one column"),
+    ],
+)
+def test_a_table_whose_columns_are_unknown_is_refused_with_skip_too(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_pairs([put(tmp_path / "a.tsv", text)], on_bad_row="skip")
+
+
+def test_a_cell_longer_than_csv_takes_is_named(tmp_path: Path) -> None:
+    file = put(tmp_path / "a.csv", 'anchor,positive\n"' + "x" * 200_000 + '",b\n')
+    with pytest.raises(UserError, match="line 2: a cell is longer than 131072 characters"):
+        load_pairs([file])
 
 
 def test_broken_files_are_user_errors(tmp_path: Path) -> None:

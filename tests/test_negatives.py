@@ -68,6 +68,21 @@ def test_an_empty_negative_is_a_malformed_row(tmp_path: Path) -> None:
         load_pairs(file)
 
 
+def test_rows_of_json_may_have_negatives_or_none(tmp_path: Path) -> None:
+    lines = ['{"anchor": "a", "positive": "b"}', '{"anchor": "c", "positive": "d", "negative": "e"}']
+    lines += [
+        '{"anchor": "f", "positive": "g", "negative": null}',
+        '{"anchor": "h", "positive": "i", "Negative_2": "j"}',
+    ]
+    file = write(tmp_path, "\n".join(lines), "rows.jsonl")
+    assert len(load_pairs(file)) == 4
+    drawn = {row["anchor"]: row["negative"] for row in load_pairs(file, hard_negatives=True)}
+    assert (drawn["c"], drawn["h"]) == ("e", "j")
+    assert {drawn["a"], drawn["f"]} <= {"b", "d", "g", "i"}
+    with pytest.raises(UserError, match="line 2: expected text, found 1"):
+        load_pairs(write(tmp_path, lines[0] + '\n{"anchor": "c", "positive": "d", "negative": 1}\n', "bad.jsonl"))
+
+
 def test_a_meaning_is_never_its_own_negative() -> None:
     anchors, positives = ["a", "a", "b"], ["p", "q", "r"]
     drawn = draw_negatives(anchors, positives, [("a", "q"), ("a", "a"), ("b", "x")], seed=0)
@@ -110,6 +125,37 @@ def test_the_loss_ranks_the_negatives_too(tmp_path: Path, bloom: str) -> None:
     torch.testing.assert_close(found, expected)
 
 
+def test_negatives_are_drawn_on_their_side_of_the_split(tmp_path: Path, bloom: str) -> None:
+    lines = []
+    for i in range(300):
+        lines += [f"entailment\tpremise {i}\thypothesis {i}"]
+        lines += [f"contradiction\tpremise {i}\tnot {i}"] if i % 10 == 0 else []
+        lines += [f"contradiction\tpremise {i}\thypothesis {i + 1}"] if i % 10 == 5 else []
+    data = write(tmp_path, "\n".join(lines) + "\n", "nli.tsv")
+    rows, held_out = load_rows(config(tmp_path, bloom, data=data, eval_rows=30))
+    assert held_out is not None
+    assert (len(rows), len(held_out)) == (270, 30)
+    assert not set(rows["negative"]) & set(held_out["positive"])
+    assert any(negative.startswith("not") for negative in rows["negative"])
+    few = "anchor\tpositive\tnegative\n" + "".join(f"a{i}\tp{i}\tn{i}\n" for i in range(12))
+    rows, held_out = load_rows(config(tmp_path, bloom, data=write(tmp_path, few, "few.tsv"), eval_rows=1))
+    assert held_out is not None
+    assert len(held_out) == 1
+
+
+def test_an_excluded_sentence_is_no_negative(tmp_path: Path, bloom: str) -> None:
+    (tmp_path / "sts").mkdir()
+    (tmp_path / "sts" / "x.tsv").write_text("1\tA street 3\tz\n2\ta guitar 5\tw\n", encoding="utf-8")
+    rows, _ = load_rows(config(tmp_path, bloom, exclude_sts=str(tmp_path / "sts")))
+    assert len(rows) == 23  # the pair of guitar 5 is left out, that of street 3 has another negative
+    assert not {"a street 3", "a guitar 5"} & {text for name in rows.column_names for text in rows[name]}
+
+
+def test_a_pair_set_aside_needs_no_negative_of_its_own() -> None:
+    assert draw_negatives(["a", "b"], ["p", "q"], [], seed=0, spare=["s"]) == ["q", "p"]
+    assert draw_negatives(["a"], ["p"], [], seed=0, spare=["s"]) == ["s"]
+
+
 def test_training_on_triples(tmp_path: Path, bloom: str) -> None:
     asked = config(tmp_path, bloom)
     result = train(asked)
@@ -138,6 +184,16 @@ def test_losses_are_the_stock_ones(tmp_path: Path, bloom: str) -> None:
         ({"method": "sbert"}, "hard_negatives is for in-batch negatives"),
         ({"symmetric": True, "same_side_negatives": True}, "two losses: give one"),
         ({"matryoshka_dims": [0]}, "expected widths of 1 or more"),
+        (
+            {"method": "sbert", "hard_negatives": False, "matryoshka_dims": [16]},
+            "matryoshka_dims is for in-batch negatives",
+        ),
+        ({"lora_dropout": 1.5}, "lora_dropout is 1.5: expected 0 or more, below 1"),
+        ({"lora_dropout": 1}, "lora_dropout is 1"),
+        ({"lora_dropout": -0.1}, "lora_dropout is -0.1"),
+        ({"lora_dropout": "nan"}, "lora_dropout is nan"),
+        ({"lora_alpha": 0}, "lora_alpha is 0.0: expected a number above 0"),
+        ({"lora_alpha": -3}, "lora_alpha is -3.0"),
     ],
 )
 def test_options_that_contradict(tmp_path: Path, bloom: str, changes: dict[str, object], message: str) -> None:

@@ -237,6 +237,15 @@ def test_a_run_that_does_not_fit_is_refused_fitted_or_forced(caplog: pytest.LogC
         checked(config_of(fit=True), shape, [[20], [30]], device="cpu", available=MIB)
 
 
+def test_an_embedding_in_host_memory_is_not_counted_on_the_gpu() -> None:
+    shape = published_shape("bloom-560m")
+    here, there = (
+        predict(shape, job_of(config_of(embedding_device=device), [[20], [30]], device="cuda"))
+        for device in (None, "cpu")
+    )
+    assert here.weights - there.weights > 200 * MIB  # 250,880 rows of 1024 in 8 bits are 245 MiB
+
+
 def test_a_long_batch_is_what_counts() -> None:
     config = config_of()
     even, mixed = (job_of(config, sample, device="cpu") for sample in ([[20]] * 2, [[1], [39]]))

@@ -19,13 +19,14 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from transformers import TrainerCallback
 
+from lacos_st.arguments import training_arguments
 from lacos_st.errors import UserError
 from lacos_st.freezing import frozen_hash
 from lacos_st.methods import build_loss, build_model, load_rows
 from lacos_st.models import load_model
 from lacos_st.runs import RunFolder
 from lacos_st.settings import ADAPTER_METHODS, Method, TrainConfig
-from lacos_st.training import _arguments, train
+from lacos_st.training import train
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for benchmarks, which are not installed
 
@@ -166,7 +167,7 @@ def stock_run(
     torch.manual_seed(config.seed)
     model = build_model(config)
     before = frozen_hash(model)
-    arguments = _arguments(config, RunFolder(output), rows=len(rows), eval_rows=len(held_out or ()), sts=False)
+    arguments = training_arguments(config, RunFolder(output), rows=len(rows), eval_rows=len(held_out or ()), sts=False)
     arguments.eval_on_start = False
     trainer = SentenceTransformerTrainer(
         model=model,
@@ -302,6 +303,17 @@ def test_a_checkpoint_holds_the_hashes_of_its_files(options: dict[str, Any], tmp
     assert {"loss.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"} <= set(listed)
     weights = load_file(checkpoint / "loss.safetensors")
     assert set(weights) == {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.parametrize("cached", [{}, {"mini_batch_size": 3}], ids=["plain", "cached"])
+def test_a_loss_around_a_loss_saves_nothing_of_the_model(
+    options: dict[str, Any], tmp_path: Path, cached: dict[str, int]
+) -> None:
+    """A Matryoshka loss holds the model two or three times, the 8-bit base with it."""
+    check(options, tmp_path, "lacos", [3], matryoshka_dims=[16], lora_dropout=0.1, max_steps=4, **cached)
+    checkpoint = RunFolder(tmp_path / "whole").last_checkpoint()
+    assert checkpoint is not None
+    assert not (checkpoint / "loss.safetensors").exists()
 
 
 @pytest.mark.slow

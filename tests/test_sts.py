@@ -11,7 +11,7 @@ import pytest
 
 from lacos_st import sts
 from lacos_st.errors import UserError
-from lacos_st.sts import StsTask, load_mteb_task, load_task_file, load_tasks
+from lacos_st.sts import StsTask, load_mteb_task, load_sentences, load_task_file, load_tasks
 
 DATA = Path(os.environ.get("LACOS_DATA", Path(__file__).parents[1] / "../shared/data"))
 ROWS = "0.5\tA cat.\tA dog.\n5\tA cat.\tThe cat.\n"
@@ -68,6 +68,21 @@ def test_names_choose_other_tracks_whole_sets_and_any_two_aligned_languages(know
     ]
     assert (tasks[0].sentences1[0], tasks[0].sentences2[0], tasks[0].languages) == ("A cat.", "Un chien.", "en-fr")
     assert tasks[-1].languages == "fr-fr"
+
+
+def test_all_sentences_are_those_of_the_sets_that_are_no_defaults_too(known: Path, tmp_path: Path) -> None:
+    files = {"en/STSb.dev": "news\t", "sts17/track4b.es-en": "", "stsb_multi_mt/dev.fr": "", "en/STS12": "news\t"}
+    for name, subset in files.items():
+        (known / f"{name}.tsv").write_text(f"{subset}1\tfirst {name}\tA\n{subset}2\tB\tsecond {name}\n")
+    found = load_sentences(known.parent)
+    assert {f"{place} {name}" for name in files for place in ("first", "second")} <= found
+    assert {"Un chien.", "A cat."} <= found
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "own.csv").write_text("1,a,b\n2,c,d\n")
+    assert load_sentences(tmp_path / "plain") == {"a", "b", "c", "d"}
+    for nothing in (tmp_path / "none", tmp_path):
+        with pytest.raises(UserError, match=r"no such folder|no graded pairs"):
+            load_sentences(nothing)
 
 
 def test_unaligned_languages_are_refused(known: Path) -> None:

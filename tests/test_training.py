@@ -11,6 +11,7 @@ import tiny
 import torch
 from sentence_transformers import SentenceTransformer
 
+from lacos_st.arguments import training_arguments
 from lacos_st.checkpoint import base_hash
 from lacos_st.errors import UserError
 from lacos_st.linear import codes_hash
@@ -19,7 +20,7 @@ from lacos_st.resume import check_checkpoint
 from lacos_st.runs import RunFolder
 from lacos_st.settings import TrainConfig
 from lacos_st.trainer import LacosTrainer, own_weights
-from lacos_st.training import _arguments, train
+from lacos_st.training import train
 
 WORDS = "a man plays guitar street is long and walks x the man's on in at by".split()
 
@@ -153,6 +154,43 @@ def test_resuming_with_other_options_is_refused(options: dict[str, Any], monkeyp
         train(configure(options, lr=1e-3, resume=True))
 
 
+def test_resuming_on_other_rows_is_refused(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "rows.tsv"
+    data.write_text("".join(f"a man {i}\ta street {i}\n" for i in range(60)), encoding="utf-8")
+    config = configure(options, data=str(data), max_steps=3, eval_steps=1, batch_size=4)
+    _train_until(config, 1, monkeypatch)
+    text = data.read_text(encoding="utf-8")
+    data.write_text(text.replace("street 7\n", "street 77\n"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"other rows \(54 to train on and 6 for validation, now 54 and 6\)"):
+        train(replace(config, resume=True))
+    folder = RunFolder(Path(options["output"]))
+    whole = folder.rows.read_text(encoding="utf-8")
+    folder.rows.write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=r"rows\.json is broken"):
+        train(replace(config, resume=True))
+    data.write_text(text, encoding="utf-8")
+    folder.rows.unlink()  # as a run of before has it
+    train(replace(config, resume=True))
+    assert folder.rows.read_text(encoding="utf-8") == whole
+
+
+def test_a_revision_that_was_filled_in_is_that_of_the_resumed_run(options: dict[str, Any]) -> None:
+    """As a run from the hub: its train.yaml has the commit that was fetched, its options name none."""
+    folder = RunFolder(Path(options["output"]))
+    folder.path.mkdir()
+    folder.config.write_text(configure(options, revision="0123abc").resolved().to_yaml(), encoding="utf-8")
+    again = configure(options, resume=True).resolved()
+    assert folder.revision(again) == "0123abc"
+    folder.check(replace(again, revision=folder.revision(again)))
+    assert folder.revision(replace(again, resume=False)) is None
+    assert folder.revision(replace(again, base="another")) is None
+    assert folder.revision(replace(again, revision="456")) == "456"
+    with pytest.raises(UserError, match="revision '0123abc' -> '456'"):
+        folder.check(replace(again, revision="456"))
+
+
 @pytest.mark.parametrize("name", ["optimizer.pt", "adapter/adapter_model.safetensors", "trainer_state.json"])
 def test_a_truncated_checkpoint_is_refused(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     _train_until(configure(options), 2, monkeypatch)
@@ -173,6 +211,7 @@ def test_the_best_checkpoint_is_kept_not_the_last(options: dict[str, Any]) -> No
     assert best["step"] < rows[-1]["step"]
     assert best["eval_loss"] < rows[-1]["eval_loss"]
     assert (result.best_step, result.best_metric) == (best["step"], best["eval_loss"])
+    assert log_of(options["output"])[-1]["best_step"] == best["step"]
     held_out = load_rows(result.config)[1]
     assert held_out is not None
     loss = build_loss(result.config, result.model)
@@ -184,7 +223,7 @@ def test_the_best_checkpoint_is_kept_not_the_last(options: dict[str, Any]) -> No
 
 def _quiet(options: dict[str, Any], *, eval_rows: int = 0) -> Any:
     folder = RunFolder(Path(options["output"]))
-    return _arguments(configure(options).resolved(), folder, rows=100, eval_rows=eval_rows, sts=False)
+    return training_arguments(configure(options).resolved(), folder, rows=100, eval_rows=eval_rows, sts=False)
 
 
 def test_sts_evaluation_during_training(options: dict[str, Any], tmp_path: Path) -> None:
@@ -203,6 +242,22 @@ def test_validation_split_keeps_first_sentences_apart(options: dict[str, Any], t
     assert len(rows) + len(held_out) == 90
     assert len(held_out) == 9
     assert not set(rows["anchor"]) & set(held_out["anchor"])
+
+
+def test_validation_split_keeps_mirrored_pairs_apart(
+    options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "pairs.tsv"
+    file.write_text("".join(f"a{i}\tb{i}\nb{i}\ta{i}\n" for i in range(60)), encoding="utf-8")
+    rows, held_out = load_rows(configure(options, data=str(file)))
+    assert held_out is not None
+    assert len(held_out) == 12
+    assert not {*rows["anchor"], *rows["positive"]} & {*held_out["anchor"], *held_out["positive"]}
+    assert "no validation" not in caplog.text
+    file.write_text("".join(f"a{i // 30}\tb{i}\n" for i in range(120)), encoding="utf-8")
+    rows, held_out = load_rows(configure(options, data=str(file)))
+    assert (len(rows), held_out) == (120, None)
+    assert "no validation: of 120 rows a tenth at most is split off" in caplog.text
 
 
 def test_rows_of_an_evaluation_set_are_left_out(options: dict[str, Any], tmp_path: Path) -> None:

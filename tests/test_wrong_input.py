@@ -143,6 +143,18 @@ def test_a_field_that_is_not_there_is_named(folder: Path, capsys: pytest.Capture
     assert "line 2: no positive; line 3: expected text, found None (2 malformed, 1 usable rows)" in error
 
 
+def test_the_folder_of_a_run_is_told_from_its_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "run" / "model").mkdir(parents=True)
+    (folder / "run" / "model" / "modules.json").write_text("[]")
+    error = said(capsys, ["evaluate", "run", "--data", "sts", "--device", "cpu"])
+    assert "run: the folder of a training run, not a model: name run/model" in error
+
+
+def test_a_revision_of_an_embedded_base(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = said(capsys, train("--base", "bloom-nano", "--revision", "abc"))
+    assert "revision is for a base from the hub: bloom-nano comes with the package" in error
+
+
 def test_the_devices_that_are_here(tiny_bloom_dir: str) -> None:
     load_model(tiny_bloom_dir, device="cpu")
     with pytest.raises(UserError, match="device 'cp' cannot be used here"):

@@ -54,6 +54,7 @@ def job_of(config: TrainConfig, sides: Sequence[Sequence[int]], *, device: str) 
         optimizer=config.optimizer,
         checkpointing=config.gradient_checkpointing,
         mini_batch=config.mini_batch_size,
+        embedding_device=config.embedding_device,
     )
 
 

@@ -1,0 +1,60 @@
+"""Validation rows split off the training rows, so that no sentence stands on both sides.
+
+>>> connected([["a", "b", "c", "d"], ["x", "a", "y", "c"]])
+[0, 0, 2, 2]
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def split_rows(rows: Dataset, wanted: int, *, columns: Sequence[str]) -> tuple[Dataset, Dataset | None]:
+    """Set aside at most `wanted` rows, whole groups of connected ones; the rows come shuffled.
+
+    Args:
+        rows: to be split; the first groups that still fit are set aside.
+        wanted: rows set aside at most.
+        columns: whose sentences connect rows, see `connected`.
+
+    Returns:
+        The rows that are left, and those set aside; None where no group has so few rows.
+    """
+    groups = connected([list(rows[name]) for name in columns])
+    chosen: set[int] = set()
+    taken = 0
+    for group, count in Counter(groups).items():
+        if taken + count <= wanted:
+            chosen.add(group)
+            taken += count
+    if not chosen:
+        return rows, None
+    kept = [place for place, group in enumerate(groups) if group not in chosen]
+    aside = [place for place, group in enumerate(groups) if group in chosen]
+    return rows.select(kept), rows.select(aside)
+
+
+def connected(columns: Sequence[Sequence[str]]) -> list[int]:
+    """For each of N rows the first row that it is connected with: by a sentence of both, directly or through others.
+
+    Args:
+        columns: of N sentences each; a sentence connects its rows whichever column it stands in.
+    """
+    parents = list(range(len(columns[0])))
+
+    def root(place: int) -> int:
+        while parents[place] != place:
+            parents[place] = place = parents[parents[place]]
+        return place
+
+    first: dict[str, int] = {}
+    for place, sentences in enumerate(zip(*columns, strict=True)):
+        for sentence in sentences:
+            one, two = root(first.setdefault(sentence, place)), root(place)
+            parents[max(one, two)] = min(one, two)
+    return [root(place) for place in range(len(parents))]
