@@ -56,6 +56,7 @@ ALLOWED = {
     "bloom": {"attention", "bloom_layer", "flat", "product", "upstream"},
     "flat": {"ragged"},
     "echo": {"ragged"},
+    "saving": {"adapters", "bloom", "checkpoint", "errors", "probes", "unfinished", "upstream"},
     "both_ways": {"bloom", "errors"},
     "negatives": {"errors"},
     "bloom_layer": {"attention", "product", "upstream"},
@@ -182,6 +183,7 @@ ALLOWED = {
     "export.plain": {"export.saved", "folder", "unfinished"},
     "export.fidelity": {"errors", "pages", "probes"},
     "export.merged": {
+        "adapters",
         "bloom",
         "export.fidelity",
         "export.folding",
@@ -192,7 +194,6 @@ ALLOWED = {
         "gguf",
         "loading",
         "probes",
-        "transformer",
     },
 }
 MODULES = {"blockwise", "linear", "quantizer", "attention", "bloom", "adapters", "checkpoint", "transformer", "pooling"}
