@@ -27,6 +27,7 @@ from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
 from lacos_st.flat import flat_features, restored
 from lacos_st.folder import check_adapter, check_folder, in_subfolder, reading, without_remote_code
+from lacos_st.lengths import cap_length_, check_length
 from lacos_st.linear import keep_embedding_on_host_
 from lacos_st.loading import chosen_dtype, hub_part, load_base, read_config, read_named_base
 from lacos_st.probes import base_dtype_name, check_base_hash, check_options, embed_probes
@@ -65,6 +66,7 @@ class LoRA8bit(Transformer):
         attention: "causal", as decoders were trained, or "bidirectional": each token sees all of its text. An encoder
             is bidirectional as it is.
         echo: each text is read twice, and the tokens of the second reading are pooled (`lacos_st.echo`).
+            The longest text has half the base's positions.
         **kwargs: sentence-transformers' `Transformer` options: `max_seq_length`, `model_kwargs`
             (`{"dtype": "bfloat16"}`; `{"base": folder}` where the base of a saved adapter has moved),
             `processor_kwargs`, ...
@@ -139,6 +141,7 @@ class LoRA8bit(Transformer):
         self.register_load_state_dict_pre_hook(keep_base)
         if self.tokenizer is not None and self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token  # for callers who pad; flat batches do not
+        cap_length_(self, kwargs.get("max_seq_length"), position_offset=position_offset(self))
         if self.attention == "bidirectional":
             attend_both_ways_(self.model)
         if self.embedding_device is not None:
@@ -304,7 +307,8 @@ class LoRA8bit(Transformer):
             `features` with `token_embeddings`, (1, ΣT, H) or (N, T, H) with zeros at padding.
 
         Raises:
-            UserError: training mode, and an 8-bit base without adapters or with trainable weights of its own.
+            UserError: training mode, and an 8-bit base without adapters or with trainable weights of its own; a text
+                that is longer than the base can read (`lacos_st.lengths`).
         """
         if self.training and torch.is_grad_enabled():
             adapters.check_frozen(self.model)
@@ -326,7 +330,9 @@ class LoRA8bit(Transformer):
     def _read(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         if isinstance(self.model, BloomEncoder):
             return super().forward(features, **kwargs)
-        flat, source, layout = flat_features(features, position_offset=position_offset(self))
+        offset = position_offset(self)
+        flat, source, layout = flat_features(features, position_offset=offset)
+        check_length(self.config, layout.max_length, echo=self.echo, position_offset=offset)
         rows, columns = features["input_ids"].shape
         if layout.max_length:
             embedded = super().forward(flat, ragged_layout=layout, **kwargs)[self.module_output_name][0]
@@ -375,7 +381,8 @@ class BloomLoRA8bit(LoRA8bit):
         self.alibi = alibi
         super().__init__(model_name_or_path, **kwargs)
         if self.tokenizer is not None and self.tokenizer.model_max_length > 1e6:
-            self.tokenizer.model_max_length = getattr(self.config, "seq_length", None) or 2048  # BLOOM's training
+            trained = getattr(self.config, "seq_length", None) or 2048  # tokens of BLOOM's own training texts
+            self.tokenizer.model_max_length = trained // (1 + self.echo)
 
     def _check_base(self, config: PreTrainedConfig) -> None:
         if config.model_type != "bloom":
