@@ -64,15 +64,16 @@ class Pooling(StockPooling):
     def _without_maximum(self, features: dict[str, Any]) -> torch.Tensor:
         """The sentence embeddings, zeros where a maximum is taken over no token, for which the stock code has -inf."""
         prompt = int(torch.as_tensor(features["prompt_length"]).flatten()[0])
-        bounds, mask = features.get("cu_seq_lens_q"), features.get("attention_mask")
+        bounds: torch.Tensor | None = features.get("cu_seq_lens_q")
+        mask: torch.Tensor | None = features.get("attention_mask")
         embedded: torch.Tensor = features["sentence_embedding"]
         modes = [self.pooling_mode] if isinstance(self.pooling_mode, str) else list(self.pooling_mode)
-        if "max" not in modes or (bounds is None and mask is None):
+        lengths = bounds.diff() if bounds is not None else None if mask is None else mask.ne(0).sum(1)
+        if "max" not in modes or lengths is None:
             return embedded
-        empty = (bounds.diff() if bounds is not None else (mask != 0).sum(1)) <= prompt
         maximum = torch.tensor([mode == "max" for mode in modes], device=embedded.device)
         parts = embedded.unflatten(-1, (len(modes), -1))
-        return parts.masked_fill((empty[:, None] & maximum)[..., None], 0.0).flatten(-2)
+        return parts.masked_fill(((lengths <= prompt)[:, None] & maximum)[..., None], 0.0).flatten(-2)
 
     def _forward_flattened(
         self, token_embeddings: torch.Tensor, features: dict[str, torch.Tensor], prompt_length: int | None = None
