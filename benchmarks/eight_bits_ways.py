@@ -20,6 +20,7 @@ from transformers import BitsAndBytesConfig
 
 from benchmarks.models import MODELS, find
 from lacos_st import adapters
+from lacos_st.adapters import ADAPTER_FOLDER
 from lacos_st.blockwise import CODES, dequantize, fitting_block, quantization_error, quantize
 from lacos_st.checkpoint import MANIFEST_FILE, Manifest, check_adapter_hash
 from lacos_st.embedded import EMBEDDED
@@ -29,7 +30,7 @@ from lacos_st.linear import quantize_, storable_layers
 from lacos_st.models import load_model
 from lacos_st.pooling import Pooling
 from lacos_st.quantizer import UNUSED
-from lacos_st.transformer import ADAPTER_FOLDER, LoRA8bit
+from lacos_st.transformer import LoRA8bit
 from lacos_st.upstream import text_modality
 
 OF_STORAGE = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "adapter_dtype", "block_size", "code", "skip")

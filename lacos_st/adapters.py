@@ -23,6 +23,9 @@ from lacos_st.upstream import register_lora_layers
 ADAPTER = "default"
 """Name of the one adapter of a model, peft's own default."""
 
+ADAPTER_FOLDER = "adapter"
+"""Where it is saved, in the model's folder."""
+
 FEED_FORWARD = {
     "bert": (r"intermediate\.dense", r"layer\.\d+\.output\.dense"),
     "bloom": ("dense_h_to_4h", "dense_4h_to_h"),

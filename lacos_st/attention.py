@@ -12,6 +12,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from lacos_st.alibi import Alibi, alibi_slopes
+from lacos_st.errors import UserError
 from lacos_st.kernels import CPU, Request, choose
 from lacos_st.ragged import RaggedLayout, Run, padded_to_flat, ragged_layout
 from lacos_st.scoring import Scoring
@@ -161,7 +162,8 @@ def ragged_attention(
 
     Raises:
         ValueError: the model needs what this attention cannot do (soft-capping, a sliding window shorter than the
-            batch's longest sequence, attention sinks), or was not called through a lacos_st module.
+            batch's longest sequence, attention sinks), or was not called through a lacos_st module. UserError for the
+            window, which a shorter text avoids.
     """
     layout: RaggedLayout | None = kwargs.get("ragged_layout")
     if layout is None or query.shape[0] != 1 or attention_mask is not None:
@@ -172,7 +174,7 @@ def ragged_attention(
         )
     window = kwargs.get("sliding_window")
     if window is not None and window < layout.max_length:
-        raise ValueError(
+        raise UserError(
             f"{type(module).__name__} attends within a window of {window} tokens, shorter than a sentence of "
             f"{layout.max_length}: set max_seq_length={window}"
         )

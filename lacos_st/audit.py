@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
+from lacos_st.lengths import most_tokens
 from lacos_st.overlap import find_overlap
 from lacos_st.settings import TrainConfig
 
@@ -219,7 +220,7 @@ def _tokenizer_and_limit(config: TrainConfig) -> tuple[PreTrainedTokenizerBase, 
     hub = {} if config.revision is None else {"revision": config.revision}
     base = read_config(path, **hub)
     tokenizer = read_tokenizer(path, **hub)
-    return tokenizer, model_limit(base, tokenizer, max_seq_length=config.max_seq_length)
+    return tokenizer, model_limit(base, tokenizer, max_seq_length=config.max_seq_length, echo=config.echo)
 
 
 def cut_by(model: SentenceTransformer, sentences: Sequence[str]) -> CutSentences | None:
@@ -242,17 +243,20 @@ def _count_cut(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], lim
 
 
 def model_limit(
-    base: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, *, max_seq_length: int | None
+    base: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, *, max_seq_length: int | None, echo: bool = False
 ) -> int | None:
     """Tokens that the encoder of this base will keep of a sentence, as `SentenceTransformer.max_seq_length` has it."""
+    most = most_tokens(base, echo=echo)
     if max_seq_length is not None:
-        return max_seq_length
+        return max_seq_length if most is None else min(max_seq_length, most)
     limit = int(tokenizer.model_max_length)
     positions = getattr(base, "max_position_embeddings", -1)
     if positions != -1:
         limit = min(limit, positions)
     if base.model_type == "bloom" and limit > NO_LIMIT:
-        limit = getattr(base, "seq_length", None) or BLOOM_LENGTH
+        limit = (getattr(base, "seq_length", None) or BLOOM_LENGTH) // (1 + echo)
+    if most is not None:
+        limit = min(limit, most)
     return None if limit > NO_LIMIT else limit
 
 

@@ -93,6 +93,31 @@ def check_folder(folder: Path) -> None:
         )
 
 
+def in_subfolder(name: str, subfolder: str) -> str:
+    """Where a module lies that a model's folder holds in a folder of its own.
+
+    Args:
+        name: of the model: a folder, or a hub name where `subfolder` is empty.
+        subfolder: of the module; empty for the model's own folder.
+
+    Raises:
+        UserError: the model is not in a folder here, or a link leads out of it.
+    """
+    if not subfolder:
+        return name
+    folder, path = Path(name), Path(name) / subfolder
+    if not folder.is_dir() or not inside(subfolder):
+        raise UserError(
+            f"{name!r} holds a module of lacos_st's in {subfolder!r}, which is read from a folder here only: fetch it "
+            "with huggingface_hub.snapshot_download(..., local_dir=folder), and load that folder"
+        )
+    check_folder(folder)
+    for part in (path, *path.parents):
+        if part != folder and part.is_relative_to(folder):
+            _check_link(part, folder)
+    return str(path)
+
+
 def _module_paths(file: Path) -> Iterator[str]:
     """The folders in modules.json, each relative and without `..`."""
     _check_link(file, file.parent)

@@ -53,6 +53,8 @@ class Linear8bit(Stored8bit, nn.Linear):  # type: ignore[override]  # weight is 
             input = input.to(torch.get_autocast_dtype(input.device.type))
         if bias is not None and bias.dtype != input.dtype:
             bias = bias.to(input.dtype)  # type: ignore[assignment]
+        if input.dim() == 1:
+            return _FrozenLinear.apply(input[None], self, bias)[0]
         return _FrozenLinear.apply(input, self, bias)
 
     def product(self, inputs: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -228,8 +230,12 @@ def quantize_(
 
     Raises:
         ValueError: a width that the block does not divide, or inf or nan in a weight; no layer has been changed then
-            if the width is the reason.
+            if the width is the reason. Or `module` is itself such a layer, which cannot be replaced in place.
     """
+    if isinstance(module, nn.Linear | nn.Embedding) and not isinstance(module, Stored8bit):
+        raise ValueError(
+            f"a {type(module).__name__} cannot be replaced in itself: wrap it, quantize_(nn.Sequential(layer))"
+        )
     layers = list(storable_layers(module, skip=skip))
     _check_blocks(layers, block_size)
     for name, layer in layers:

@@ -84,6 +84,26 @@ def read_config(path: str, **hub: Any) -> PreTrainedConfig:
     return config
 
 
+def chosen_dtype(given: torch.dtype | str | None) -> torch.dtype | str:
+    """What `dtype` in model_kwargs asks for.
+
+    Args:
+        given: a dtype, its name ("bfloat16"), "auto" for the checkpoint's; None for float32.
+
+    Returns:
+        the dtype, or "auto".
+
+    Raises:
+        UserError: it is no dtype of floats.
+    """
+    if given is None or given == "auto":
+        return given or torch.float32
+    found = getattr(torch, given.removeprefix("torch."), None) if isinstance(given, str) else given
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise UserError(f'dtype={given!r} is no dtype to compute in: choose "float32", "bfloat16", "float16" or "auto"')
+    return found
+
+
 def load_base(
     path: str,
     config: PreTrainedConfig,

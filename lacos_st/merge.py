@@ -6,6 +6,8 @@ changes: peft's `add_weighted_adapter(..., combination_type="cat")`, for models 
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +20,14 @@ from lacos_st.adapters import adapter_parameters
 from lacos_st.atomic import whole_folder
 from lacos_st.errors import UserError
 from lacos_st.models import load_model
+from lacos_st.text_encoder import tokenizer_hash
 from lacos_st.transformer import LoRA8bit
 
 OWN = ("lora_rank", "lora_alpha", "lora_dropout")
 """What the models may differ in, beside the weights of their adapters."""
+
+OF_THE_WHOLE = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
+"""What is no module's but the whole model's."""
 
 
 def merge_folders(output: Path, folders: Sequence[str], weights: Sequence[float] | None = None) -> SentenceTransformer:
@@ -55,18 +61,20 @@ def merge_adapters(models: Iterable[SentenceTransformer], weights: Sequence[floa
     """The weighted mean of the adapters of `models`.
 
     Args:
-        models: with a LoRA8bit each, of one base, stored alike, pooled alike, with the same prompts; given as a
-            generator that loads them, no more than two are in memory at a time.
-        weights: a factor for each, which need not sum to 1.
+        models: with a LoRA8bit each, of one base, stored alike, pooled alike, with the same tokenizer and prompts;
+            given as a generator that loads them, no more than two are in memory at a time.
+        weights: a factor for each, finite, which need not sum to 1.
 
     Returns:
         a model on the CPU whose rank is the sum of the models' ranks.
 
     Raises:
-        UserError: another number of weights, one model alone; a model without an adapter, with its base inside, or with
-            weights in another module; models that differ in more than their adapters: base, 8-bit storage, pooling,
-            prompts, ...
+        UserError: another number of weights, one that is inf or nan, one model alone; a model without an adapter, with
+            its base inside, or with weights in another module; models that differ in more than their adapters: base,
+            8-bit storage, tokenizer, pooling, prompts, similarity, ...
     """
+    if wrong := [weight for weight in weights if not math.isfinite(weight)]:
+        raise UserError(f"a weight is {wrong[0]}: give finite numbers, 0.5 0.5 say")
     parts = [Part.of(model, place) for place, model in enumerate(models, start=1)]
     if len(parts) < 2 or len(weights) != len(parts):
         raise UserError(
@@ -82,6 +90,8 @@ def merge_adapters(models: Iterable[SentenceTransformer], weights: Sequence[floa
     hub = {} if first.revision is None else {"revision": first.revision}
     files: dict[str, Any] = {name: dict(hub) for name in ("model_kwargs", "config_kwargs", "processor_kwargs")}
     wide = first.kind(first.base_name, **options, **files)
+    # not the base's tokenizer: the models' own may cut at the other end, or make small letters of capitals
+    wide.processor, wide.input_formatter = copy.deepcopy(first.reader)
     if wide.base_sha256 != first.facts["base_sha256"]:
         raise UserError(f"{first.base_name} is not the base that the models were trained on any more")
     factors = [weight * part.scale for weight, part in zip(weights, parts, strict=True)]
@@ -91,9 +101,9 @@ def merge_adapters(models: Iterable[SentenceTransformer], weights: Sequence[floa
             is_up = ".lora_B." in name or ".lora_embedding_B." in name
             scaled = [factor * one if is_up else one for factor, one in zip(factors, found, strict=True)]
             parameter.copy_(torch.cat(scaled, dim=1 if is_up else 0))
-    result = SentenceTransformer(modules=[wide, *first.others], device="cpu")
-    result.prompts, result.default_prompt_name = first.facts["prompts"], first.facts["default_prompt_name"]
-    return result
+    return SentenceTransformer(
+        modules=[wide, *first.others], device="cpu", **{name: first.facts[name] for name in OF_THE_WHOLE}
+    )
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,7 @@ class Part:
         base_name: what its base is read from.
         revision: of that, on the hub.
         options: that its LoRA8bit was made with.
+        reader: its processor, which holds its tokenizer, and what formats the processor's input.
         others: its modules but the first.
         rank: of its adapter.
         scale: what peft multiplies the adapter's change by, alpha / rank.
@@ -116,6 +127,7 @@ class Part:
     base_name: str
     revision: str | None
     options: dict[str, Any]
+    reader: tuple[Any, Any]
     others: list[Any]
     rank: int
     scale: float
@@ -149,6 +161,7 @@ class Part:
             base_name=first.base_name,
             revision=first.base_revision,
             options=options,
+            reader=(first.processor, first.input_formatter),
             others=others,
             rank=first.lora_rank,
             scale=(first.lora_rank if first.lora_alpha is None else first.lora_alpha) / first.lora_rank,
@@ -156,8 +169,9 @@ class Part:
             facts={
                 **{name: value for name, value in options.items() if name not in OWN},
                 "the other modules": [(type(module).__name__, module.get_config_dict()) for module in others],
-                "prompts": model.prompts,
-                "default_prompt_name": model.default_prompt_name,
+                "tokenizer": tokenizer_hash(first.tokenizer)[:12],
+                "truncation_side": getattr(first.tokenizer, "truncation_side", None),
+                **{name: getattr(model, name) for name in OF_THE_WHOLE},
                 "base_sha256": first.base_sha256,  # last, as all that shapes its storage changes it too
             },
         )

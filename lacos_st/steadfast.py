@@ -36,7 +36,7 @@ def keep_base(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: An
             raise UserError(
                 f"what is to be loaded is not of this model's frozen base: {name} is {_of(given)}, the base's own "
                 f"{_of(own)}. Nothing was loaded. Take the checkpoint of a run that started from this base, in this "
-                "dtype and quantisation; restore_adapter(folder) reads its adapter alone"
+                "dtype and quantisation; where the dtype alone differs, restore_adapter(folder) reads its adapter"
             )
         state_dict[prefix + name] = own
 

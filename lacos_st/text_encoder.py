@@ -99,9 +99,6 @@ class TextEncoder:
 
 def model_identity(model: SentenceTransformer) -> dict[str, Any]:
     """What a model is: weights and tokenizer by their hashes, modules and their options, dtype, limit of tokens."""
-    tokenizer = getattr(model, "tokenizer", None)
-    fast: Any = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    vocabulary = fast.to_str() if hasattr(fast, "to_str") else repr(tokenizer)
     configs = [
         {"module": f"{type(module).__module__}.{type(module).__qualname__}", **_config(module)}
         for module in model.children()
@@ -109,11 +106,18 @@ def model_identity(model: SentenceTransformer) -> dict[str, Any]:
     return {
         "base_sha256": base_hash(model),
         "adapter_sha256": adapter_hash(model),
-        "tokenizer_sha256": hashlib.sha256(_without_state(vocabulary).encode()).hexdigest(),
+        "tokenizer_sha256": tokenizer_hash(getattr(model, "tokenizer", None)),
         "modules_sha256": hashlib.sha256(json.dumps(configs, sort_keys=True, default=str).encode()).hexdigest(),
         "dtype": str(next((p.dtype for p in model.parameters()), "")).removeprefix("torch."),
         "max_seq_length": getattr(model, "max_seq_length", None),
     }
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """SHA-256 (hex) of how a tokenizer splits a text; where it cuts a long one is not in it."""
+    fast: Any = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    vocabulary = fast.to_str() if hasattr(fast, "to_str") else repr(tokenizer)
+    return hashlib.sha256(_without_state(vocabulary).encode()).hexdigest()
 
 
 def _config(module: Any) -> dict[str, Any]:

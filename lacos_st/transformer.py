@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from huggingface_hub import save_torch_state_dict
 from sentence_transformers.base.modules.transformer import Transformer
 from sentence_transformers.util import load_dir_path, load_file_path
 from transformers import DataCollatorWithFlattening, PreTrainedConfig, PreTrainedModel
 
 from lacos_st import adapters, checkpoint, gguf
+from lacos_st.adapters import ADAPTER_FOLDER
 from lacos_st.blockwise import BLOCK_SIZE
 from lacos_st.bloom import BloomEncoder
 from lacos_st.both_ways import attend_both_ways_, check_way
@@ -26,17 +26,18 @@ from lacos_st.echo import doubled
 from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
 from lacos_st.flat import flat_features, restored
-from lacos_st.folder import check_adapter, check_folder, reading, without_remote_code
+from lacos_st.folder import check_adapter, check_folder, in_subfolder, reading, without_remote_code
+from lacos_st.lengths import cap_length_, check_length
 from lacos_st.linear import keep_embedding_on_host_
-from lacos_st.loading import hub_part, load_base, read_config, read_named_base
+from lacos_st.loading import chosen_dtype, hub_part, load_base, read_config, read_named_base
 from lacos_st.probes import base_dtype_name, check_base_hash, check_options, embed_probes
 from lacos_st.quantizer import Blockwise8bitConfig
+from lacos_st.saving import write_module
 from lacos_st.steadfast import keep_base
 from lacos_st.turns import one_at_a_time
-from lacos_st.unfinished import begin_folder, check_finished
-from lacos_st.upstream import commit_hash, infer_position_offset_, overrides, position_offset, text_modality
+from lacos_st.unfinished import check_finished
+from lacos_st.upstream import infer_position_offset_, overrides, position_offset, text_modality
 
-ADAPTER_FOLDER = "adapter"
 FLAT_KEYS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx", "ragged_layout")
 
 
@@ -65,8 +66,9 @@ class LoRA8bit(Transformer):
         attention: "causal", as decoders were trained, or "bidirectional": each token sees all of its text. An encoder
             is bidirectional as it is.
         echo: each text is read twice, and the tokens of the second reading are pooled (`lacos_st.echo`).
+            The longest text has half the base's positions.
         **kwargs: sentence-transformers' `Transformer` options: `max_seq_length`, `model_kwargs`
-            (`{"dtype": torch.bfloat16}`; `{"base": folder}` where the base of a saved adapter has moved),
+            (`{"dtype": "bfloat16"}`; `{"base": folder}` where the base of a saved adapter has moved),
             `processor_kwargs`, ...
 
     Raises:
@@ -117,7 +119,7 @@ class LoRA8bit(Transformer):
         }
         for name, value in self._init_options.items():
             setattr(self, name, value)
-        self._hub = checkpoint.hub_options(model_kwargs)
+        self.hub = checkpoint.hub_options(model_kwargs)
         self._manifest = self._find_manifest(path)
         self.origin = self._manifest.base if self._manifest else checkpoint.lasting_name(model_name_or_path)
         moved_base = model_kwargs.pop("base", None)
@@ -139,6 +141,7 @@ class LoRA8bit(Transformer):
         self.register_load_state_dict_pre_hook(keep_base)
         if self.tokenizer is not None and self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token  # for callers who pad; flat batches do not
+        cap_length_(self, kwargs.get("max_seq_length"), position_offset=position_offset(self))
         if self.attention == "bidirectional":
             attend_both_ways_(self.model)
         if self.embedding_device is not None:
@@ -176,16 +179,23 @@ class LoRA8bit(Transformer):
     # Loading
 
     @classmethod
-    def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> Self:
+    def load(cls, model_name_or_path: str, subfolder: str = "", *args: Any, **kwargs: Any) -> Self:
         """Load what `save` wrote; called by sentence-transformers. No code in the folder is run, by any flag.
+
+        Args:
+            model_name_or_path: of the whole model.
+            subfolder: of this module in it, where another holds it: sentence-transformers' Router does.
+            *args: as the stock method has them.
+            **kwargs: likewise.
 
         Raises:
             UserError: something of it is missing, broken, unsafe or not what was saved.
         """
-        check_folder(Path(model_name_or_path))
-        check_finished(model_name_or_path)
-        with reading(model_name_or_path):
-            return super().load(model_name_or_path, *args, **{**kwargs, "trust_remote_code": False})
+        path = in_subfolder(model_name_or_path, subfolder)
+        check_folder(Path(path))
+        check_finished(path)
+        with reading(path):
+            return super().load(path, "", *args, **{**kwargs, "trust_remote_code": False})
 
     @classmethod
     def load_config(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -197,7 +207,7 @@ class LoRA8bit(Transformer):
 
     def _find_manifest(self, path: str) -> checkpoint.Manifest | None:
         check_folder(Path(path))
-        return checkpoint.find_manifest(path, self._hub)
+        return checkpoint.find_manifest(path, self.hub)
 
     def _by_reference(self) -> bool:
         return self._manifest is not None and not self._manifest.self_contained
@@ -205,7 +215,7 @@ class LoRA8bit(Transformer):
     @property
     def base_revision(self) -> str | None:
         """Which revision of the base was asked for; None: whichever the hub calls main, or a base that has none."""
-        return self._manifest.revision if self._manifest and self._by_reference() else self._hub["revision"]
+        return self._manifest.revision if self._manifest and self._by_reference() else self.hub["revision"]
 
     def _load_config(
         self, model_name_or_path: str, backend: str, config_kwargs: dict[str, Any]
@@ -229,7 +239,7 @@ class LoRA8bit(Transformer):
         is_peft_model: bool,
         **model_kwargs: Any,
     ) -> PreTrainedModel:
-        dtype = model_kwargs.pop("dtype", model_kwargs.pop("torch_dtype", None)) or torch.float32
+        dtype = chosen_dtype(model_kwargs.pop("dtype", model_kwargs.pop("torch_dtype", None)))
         if self._by_reference():
             assert self._manifest is not None
             model_kwargs.update(revision=self._manifest.revision, subfolder="")
@@ -249,9 +259,9 @@ class LoRA8bit(Transformer):
         manifest = cast(checkpoint.Manifest, self._manifest)
         check_base_hash(self.base_sha256, manifest, self._base_path)
         if self.lora_rank and manifest.lora:  # a base that was saved without an adapter gets a fresh one
-            folder = load_dir_path(path, ADAPTER_FOLDER, **self._hub)
+            folder = load_dir_path(path, ADAPTER_FOLDER, **self.hub)
             adapters.load_adapter_(self.model, Path(folder or Path(path) / ADAPTER_FOLDER))
-        probes = load_file_path(path, checkpoint.PROBES_FILE, **self._hub)
+        probes = load_file_path(path, checkpoint.PROBES_FILE, **self.hub)
         saved = Path(probes or Path(path) / checkpoint.PROBES_FILE)
         checkpoint.check_probes(embed_probes(self), saved, manifest, dtype=base_dtype_name(self.model))
         if self.lora_rank and manifest.lora:  # after the probes, which say more of what is wrong with much of it
@@ -261,9 +271,15 @@ class LoRA8bit(Transformer):
         """Copy the adapter saved in `folder` (by `save`) into this module; the base is not touched.
 
         Raises:
-            UserError: it is missing, broken, does not fit, or is not what was saved there.
+            UserError: it is missing, broken, does not fit, is of another scale or base, or is not what was saved there.
         """
         manifest = self._find_manifest(str(folder))
+        if manifest:
+            check_options(self._init_options, manifest)
+            as_read = manifest.base_sha256 == self.base_sha256 or not manifest.self_contained
+            # a self-contained folder names its base as it was in memory, any other as it was read: before a cast
+            known = self.base_sha256 if as_read else checkpoint.base_hash(self.model)
+            check_base_hash(known, manifest, self._base_path)
         adapters.load_adapter_(self.model, Path(folder) / ADAPTER_FOLDER)
         if manifest:
             checkpoint.check_adapter_hash(self.model, manifest, Path(folder) / ADAPTER_FOLDER)
@@ -291,7 +307,8 @@ class LoRA8bit(Transformer):
             `features` with `token_embeddings`, (1, ΣT, H) or (N, T, H) with zeros at padding.
 
         Raises:
-            UserError: training mode, and an 8-bit base without adapters or with trainable weights of its own.
+            UserError: training mode, and an 8-bit base without adapters or with trainable weights of its own; a text
+                that is longer than the base can read (`lacos_st.lengths`).
         """
         if self.training and torch.is_grad_enabled():
             adapters.check_frozen(self.model)
@@ -313,7 +330,9 @@ class LoRA8bit(Transformer):
     def _read(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         if isinstance(self.model, BloomEncoder):
             return super().forward(features, **kwargs)
-        flat, source, layout = flat_features(features, position_offset=position_offset(self))
+        offset = position_offset(self)
+        flat, source, layout = flat_features(features, position_offset=offset)
+        check_length(self.config, layout.max_length, echo=self.echo, position_offset=offset)
         rows, columns = features["input_ids"].shape
         if layout.max_length:
             embedded = super().forward(flat, ragged_layout=layout, **kwargs)[self.module_output_name][0]
@@ -332,42 +351,14 @@ class LoRA8bit(Transformer):
             *args: ignored.
             safe_serialization: must be True: weights are written as safetensors only.
             **kwargs: ignored.
+
+        Raises:
+            UserError: another format is asked for, or the model embeds a probe sentence as inf or nan; nothing has been
+                written then.
         """
         if not safe_serialization:
             raise UserError("safe_serialization=False: weights are saved as safetensors only")
-        folder = begin_folder(Path(output_path), module=self)
-        probes = embed_probes(self)  # first: it sets the tokenizer's truncation, which tokenizer.json holds
-        frozen = bool(adapters.adapter_parameters(self.model)) or adapters.is_quantized(self.model)
-        with_base = self.self_contained or not frozen
-        if with_base and not adapters.is_quantized(self.model):
-            # also after dequantize_: what is written is floats, and is to be read as such
-            self.code = self.embedding_device = None
-            if hasattr(self.model.config, "quantization_config"):
-                del self.model.config.quantization_config
-        kind = "BloomModel" if isinstance(self.model, BloomEncoder) else type(self.model).__name__
-        self.model.config.architectures = [kind]
-        self.model.config.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
-        self.save_config(str(folder))
-        if with_base:
-            save_torch_state_dict(checkpoint.base_state(self.model), folder, metadata={"format": "pt"})
-        cache = self._hub["cache_folder"]
-        revision = commit_hash(self.model.config, self.base_name, revision=self.base_revision, cache_dir=cache)
-        if self.lora_rank:
-            adapters.save_adapter(self.model, folder / ADAPTER_FOLDER, base_name=self.base_name, revision=revision)
-        checkpoint.write_probes(probes, folder)
-        stored = {"block_size": self.block_size, "code": self.code, "skip": self.skip}
-        lora = {"rank": self.lora_rank, "alpha": self.lora_alpha, "targets": self.lora_targets}
-        checkpoint.Manifest(
-            base=self.origin if with_base else self.base_name,
-            revision=revision,
-            base_sha256=checkpoint.base_hash(self.model) if with_base else self.base_sha256,
-            self_contained=with_base,
-            quantization=None if self.code is None else stored,
-            lora=lora if self.lora_rank else None,
-            dtype=base_dtype_name(self.model),
-            adapter_sha256=checkpoint.adapter_hash(self.model) if self.lora_rank else None,
-        ).write(folder, module=f"{type(self).__module__}.{type(self).__name__}")
+        write_module(self, Path(output_path))
 
 
 class BloomLoRA8bit(LoRA8bit):
@@ -390,7 +381,8 @@ class BloomLoRA8bit(LoRA8bit):
         self.alibi = alibi
         super().__init__(model_name_or_path, **kwargs)
         if self.tokenizer is not None and self.tokenizer.model_max_length > 1e6:
-            self.tokenizer.model_max_length = getattr(self.config, "seq_length", None) or 2048  # BLOOM's training
+            trained = getattr(self.config, "seq_length", None) or 2048  # tokens of BLOOM's own training texts
+            self.tokenizer.model_max_length = trained // (1 + self.echo)
 
     def _check_base(self, config: PreTrainedConfig) -> None:
         if config.model_type != "bloom":

@@ -274,6 +274,17 @@ def test_a_value_beyond_float16(tmp_path: Path) -> None:
     assert export_model(ExportOptions(str(tmp_path / "saved"), str(tmp_path / "out"), dtype="bfloat16")).bytes
 
 
+def test_a_train_yaml_of_somebody_else_is_left_alone(bloom: str, tmp_path: Path) -> None:
+    shutil.copytree(bloom, tmp_path / "my-encoder")
+    shutil.copytree(bloom, tmp_path / "model")
+    (tmp_path / "train.yaml").write_text("base: bloom-nano\ndata: pairs.tsv\noutput: run\n")
+    assert facts.read_facts(SavedModel.read(str(tmp_path / "my-encoder"))).config is None
+    assert facts.read_facts(SavedModel.read(str(tmp_path / "model"))).config is not None
+    for content in ("trainer:\n  epochs: 3\n", "a: [", "- 1"):
+        (tmp_path / "train.yaml").write_text(content)
+        assert facts.read_facts(SavedModel.read(str(tmp_path / "model"))).config is None
+
+
 def test_an_adapter_of_another_shape() -> None:
     low_rank = LowRank({"h": torch.zeros(2, 8)}, {"h": torch.zeros(4, 2)}, frozenset(), 1.0)
     low_rank.check({"h.weight": (4, 8)})
@@ -317,6 +328,21 @@ def test_what_cannot_be_exported(
     line = ["export", options.pop("model", "saved"), options.pop("output", "out")]
     refused(capsys, main([*line, *(part for pair in options.items() for part in pair)]), said)
     assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("output", ["base", "base/in", "."])
+@pytest.mark.parametrize("format", ["adapter", "merged"])
+def test_the_base_of_a_model_is_not_overwritten(
+    tmp_path: Path, output: str, format: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "models"
+    save(folder)
+    shutil.move(folder / "saved", tmp_path / "saved")
+    monkeypatch.chdir(folder)
+    before = sorted(tmp_path.rglob("*"))
+    line = ["export", str(tmp_path / "saved"), output, "--format", format, "--overwrite"]
+    refused(capsys, main(line), f"output {output} is the model's base, around or in it: choose another one")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_overwriting_replaces_all_of_a_folder(bloom: str, tmp_path: Path) -> None:

@@ -52,10 +52,12 @@ ALLOWED = {
     "varlen": {"alibi", "ragged", "scoring"},
     "flex": {"alibi", "ragged", "scoring"},
     "kernels": {"alibi", "flex", "ragged", "scoring", "sdpa", "upstream", "varlen"},
-    "attention": {"alibi", "kernels", "ragged", "scoring", "sdpa"},
+    "attention": {"alibi", "errors", "kernels", "ragged", "scoring", "sdpa"},
     "bloom": {"attention", "bloom_layer", "flat", "product", "upstream"},
     "flat": {"ragged"},
     "echo": {"ragged"},
+    "lengths": {"errors"},
+    "saving": {"adapters", "bloom", "checkpoint", "errors", "probes", "unfinished", "upstream"},
     "both_ways": {"bloom", "errors"},
     "negatives": {"errors"},
     "bloom_layer": {"attention", "product", "upstream"},
@@ -182,6 +184,7 @@ ALLOWED = {
     "export.plain": {"export.saved", "folder", "unfinished"},
     "export.fidelity": {"errors", "pages", "probes"},
     "export.merged": {
+        "adapters",
         "bloom",
         "export.fidelity",
         "export.folding",
@@ -192,7 +195,6 @@ ALLOWED = {
         "gguf",
         "loading",
         "probes",
-        "transformer",
     },
 }
 MODULES = {"blockwise", "linear", "quantizer", "attention", "bloom", "adapters", "checkpoint", "transformer", "pooling"}

@@ -196,3 +196,21 @@ def test_slab_by_slab_is_the_same_product(monkeypatch: pytest.MonkeyPatch, token
     assert made == ([10, 20, 30, 37] if tokens <= linear_file.FEW_TOKENS else [20, 37]) * 2
     for ours, theirs in zip(*results, strict=True):
         assert (ours - theirs).norm() <= 1e-6 * theirs.norm()
+
+
+def test_a_bare_layer_is_refused_and_left_as_it_is() -> None:
+    for layer in (nn.Linear(256, 4), nn.Embedding(4, 256)):
+        with pytest.raises(ValueError, match=r"cannot be replaced in itself: wrap it, quantize_\(nn.Sequential\(layer"):
+            quantize_(layer)
+        assert not list(layer.children())
+
+
+def test_a_vector_goes_through_a_layer() -> None:
+    layers = nn.Sequential(nn.Linear(64, 3))
+    quantize_(layers, block_size=64)
+    vector = torch.randn(64, requires_grad=True)
+    found, expected = layers(vector), layers(vector[None])[0]
+    assert found.shape == (3,)
+    torch.testing.assert_close(found, expected)
+    (grad,) = torch.autograd.grad(found.sum(), vector)
+    torch.testing.assert_close(grad, layers[0].dequantized().sum(0))

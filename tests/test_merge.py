@@ -16,7 +16,7 @@ from lacos_st import encoder
 from lacos_st.adapters import adapter_parameters
 from lacos_st.cli import main
 from lacos_st.errors import UserError
-from lacos_st.merge import merge_adapters
+from lacos_st.merge import merge_adapters, merge_folders
 from lacos_st.models import load_model
 
 
@@ -75,6 +75,65 @@ def test_models_that_do_not_belong_together_are_refused(tiny_bloom_dir: str) -> 
         merge_adapters([one], [1.0])
     with pytest.raises(UserError, match="model 2 has no adapter"):
         merge_adapters([one, encoder(tiny_bloom_dir, device="cpu", block_size=64, lora_rank=0)], [0.5, 0.5])
+
+
+LONG = ["First words of a Long sentence that goes on and on", "until it ends with others entirely, and MORE of them"]
+
+
+def as_the_models(models: list[SentenceTransformer], folder: Path) -> SentenceTransformer:
+    """Models that are the same, saved, merged into themselves, saved and loaded again: embeds as each of them does."""
+    places = [str(folder / str(place)) for place in range(len(models))]
+    for model, place in zip(models, places, strict=True):
+        model.save_pretrained(place)
+    merge_folders(folder / "both", places)
+    both = load_model(str(folder / "both"), device="cpu")
+    torch.testing.assert_close(*(torch.tensor(model.encode(LONG)) for model in (both, models[0])))
+    return both
+
+
+def test_the_tokenizer_is_that_of_the_models(tiny_bloom_dir: str, tmp_path: Path) -> None:
+    left = [trained(tiny_bloom_dir, seed=1, lora_rank=2) for _ in range(2)]
+    for model in left:
+        model.tokenizer.truncation_side, model.max_seq_length = "left", 8
+    assert as_the_models(left, tmp_path / "left")[0].tokenizer.truncation_side == "left"
+    small = [trained(tiny_bloom_dir, seed=1, lora_rank=2, do_lower_case=True) for _ in range(2)]
+    as_the_models(small, tmp_path / "small")
+    plain = trained(tiny_bloom_dir, seed=1, lora_rank=2)
+    with pytest.raises(UserError, match="differ in tokenizer: "):
+        merge_adapters([plain, small[0]], [0.5, 0.5])
+    left[0].max_seq_length = plain.max_seq_length
+    with pytest.raises(UserError, match="differ in truncation_side: right, left"):
+        merge_adapters([plain, left[0]], [0.5, 0.5])
+
+
+def test_the_similarity_and_the_width_are_kept(tiny_bloom_dir: str, tmp_path: Path) -> None:
+    models = [trained(tiny_bloom_dir, seed=1, lora_rank=2) for _ in range(2)]
+    for model in models:
+        model.similarity_fn_name, model.truncate_dim = "dot", 32
+    both = as_the_models(models, tmp_path)
+    assert (both.similarity_fn_name, both.truncate_dim) == ("dot", 32)
+    models[1].truncate_dim = 16
+    with pytest.raises(UserError, match="differ in truncate_dim: 32, 16"):
+        merge_adapters(models, [0.5, 0.5])
+    models[1].similarity_fn_name = "cosine"
+    with pytest.raises(UserError, match="differ in similarity_fn_name: dot, cosine"):
+        merge_adapters(models, [0.5, 0.5])
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tiny_bloom_dir: str, weight: float) -> None:
+    model = trained(tiny_bloom_dir, seed=1, lora_rank=2)
+    with pytest.raises(UserError, match=f"a weight is {weight}: give finite numbers"):
+        merge_adapters([model, model], [weight, 1.0])
+
+
+def test_a_sum_that_overflows_is_not_written(tiny_bloom_dir: str, tmp_path: Path) -> None:
+    places = [str(tmp_path / name) for name in ("one", "other")]
+    for place in places:
+        trained(tiny_bloom_dir, seed=1, lora_rank=2).save_pretrained(place)
+    with pytest.raises(UserError, match="embeds .* as inf or nan"):
+        merge_folders(tmp_path / "both", places, [1e30, 1e30])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "other"]
 
 
 def test_weights_outside_the_adapter_are_refused_and_not_lost(tiny_bloom_dir: str) -> None:

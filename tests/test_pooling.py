@@ -68,3 +68,25 @@ def test_an_empty_text_is_a_zero_vector(mode: str | tuple[str, ...], lengths: li
     mask = torch.tensor([[1] * n + [0] * (3 - n) for n in lengths])
     padded = {"token_embeddings": torch.randn(len(lengths), 3, 4) + 1, "attention_mask": mask}
     assert torch.all(Pooling(4, mode)(padded)["sentence_embedding"][[i for i, n in enumerate(lengths) if not n]] == 0)
+
+
+@pytest.mark.parametrize("mode", ["max", "mean", ("mean", "max"), ("max", "cls")])
+@pytest.mark.parametrize("kind", ["flat", "padded"])
+@pytest.mark.parametrize("prompt", [2, torch.tensor([2, 2, 2])])
+def test_the_maximum_of_a_prompt_that_is_left_out_is_zero(
+    mode: str | tuple[str, ...], kind: str, prompt: int | torch.Tensor
+) -> None:
+    torch.manual_seed(0)
+    lengths, tokens = [2, 4, 1], torch.randn(7, 4)
+    batch = {"token_embeddings": tokens[None], "cu_seq_lens_q": torch.tensor([0, 2, 6, 7]), "prompt_length": prompt}
+    if kind == "padded":
+        mask = torch.tensor([[1] * n + [0] * (4 - n) for n in lengths])
+        padded = torch.zeros(3, 4, 4)
+        padded[mask.bool()] = tokens
+        batch = {"token_embeddings": padded, "attention_mask": mask, "prompt_length": prompt}
+    found = Pooling(4, mode, include_prompt=False)(batch)["sentence_embedding"]
+    modes = [mode] if isinstance(mode, str) else mode
+    for name, part in zip(modes, found.split(4, dim=1), strict=True):
+        if name == "max":
+            assert torch.equal(part, torch.stack([torch.zeros(4), tokens[4:6].max(0).values, torch.zeros(4)]))
+        assert part.abs().max() < 10

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from sentence_transformers import SentenceTransformer
+from transformers import Gemma3TextConfig, Gemma3TextModel
 
 from lacos_st import LoRA8bit, Pooling, UserError, encoder
 from lacos_st.export.saved import SavedModel
@@ -95,6 +96,63 @@ def test_what_cannot_look_both_ways_is_refused(bases: dict[str, str]) -> None:
         encoder(bases["llama"], block_size=64, attention="sideways")
     bert = encoder(bases["bert"], block_size=64, attention="bidirectional", device="cpu")
     assert (bert.encode(["a man"]) == encoder(bases["bert"], block_size=64, device="cpu").encode(["a man"])).all()
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged of the length of texts."""
+    return [record.getMessage() for record in caplog.records if record.name == "lacos_st.lengths"]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bert"])
+def test_two_readings_fit_the_positions(
+    bases: dict[str, str], architecture: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = encoder(bases[architecture], block_size=64, device="cpu", echo=True)
+    assert model.max_seq_length == 32 and not said(caplog)
+    long = "a man plays a guitar " * 30
+    assert abs(model.encode([long]) - model.encode([long + "again"])).max() == 0
+    model.save_pretrained(str(tmp_path / "saved"))
+    assert (SentenceTransformer(str(tmp_path / "saved"), device="cpu").encode([long]) == model.encode([long])).all()
+    assert encoder(bases[architecture], block_size=64, echo=True, max_seq_length=8).max_seq_length == 8
+    assert not said(caplog)
+    assert encoder(bases[architecture], block_size=64, echo=True, max_seq_length=60).max_seq_length == 32
+    assert said(caplog) == ["texts are cut after 32 tokens: the base has 64 positions, and echo reads each text twice"]
+    model.max_seq_length = 64
+    with pytest.raises(UserError, match="a text of 64 tokens is too long: .* twice; set max_seq_length=32"):
+        model.encode([long])
+
+
+def gemma(folder: Path, *, layers: tuple[str, ...] = ("sliding_attention", "full_attention")) -> str:
+    """A base of 256 positions that attends within 32 tokens in some of its layers."""
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=tiny.VOCABULARY, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, intermediate_size=128, max_position_embeddings=256, sliding_window=32, layer_types=list(layers),
+    )  # fmt: skip
+    Gemma3TextModel(config).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_window_limits_a_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base = gemma(tmp_path / "base")
+    long = ["x " * 100]
+    model = encoder(base, block_size=64, device="cpu")
+    assert model.max_seq_length == 32
+    assert said(caplog) == ["texts are cut after 32 tokens: the base attends within a window of 32 tokens"]
+    assert model.encode(long).shape == (1, 64)
+    twice = encoder(base, block_size=64, device="cpu", echo=True)
+    assert twice.max_seq_length == 16
+    assert twice.encode(long).shape == (1, 64)
+    model.max_seq_length = twice.max_seq_length = 32
+    assert model.encode(long).shape == (1, 64)
+    with pytest.raises(UserError, match="window of 32 tokens, and echo reads each text twice; set max_seq_length=16"):
+        twice.encode(long)
+    model.max_seq_length = 33
+    with pytest.raises(UserError, match="a text of 33 tokens is too long: .* window of 32 tokens; set .*=32"):
+        model.encode(long)
+    whole = encoder(gemma(tmp_path / "whole", layers=("full_attention",) * 2), block_size=64, device="cpu")
+    assert whole.max_seq_length == 256
 
 
 def test_a_trained_model_reads_as_it_was_trained(bases: dict[str, str], tmp_path: Path) -> None:

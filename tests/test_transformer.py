@@ -16,6 +16,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Router
 from transformers import T5Config
 
 from lacos_st import BloomLoRA8bit, LoRA8bit, Pooling, UserError, dequantize_, encoder, quantize_
@@ -287,7 +288,61 @@ def test_a_broken_or_newer_manifest(saved: Path) -> None:
         reload(saved)
 
 
+def test_a_router_comes_back(base: str, tmp_path: Path) -> None:
+    """Its modules lie in folders of their own, and another base's name is no trouble."""
+    query, document = make(base), make(base, lora_rank=2)
+    tiny.stir_(document, seed=9)
+    routes = Router.for_query_document(list(query), list(document))
+    model = SentenceTransformer(modules=[routes], device="cpu")
+    model.save_pretrained(str(tmp_path / "saved"))
+    again = reload(tmp_path / "saved")
+    np.testing.assert_array_equal(again.encode_query(SENTENCES), query.encode(SENTENCES))
+    np.testing.assert_array_equal(again.encode_document(SENTENCES), document.encode(SENTENCES))
+    place = next((tmp_path / "saved").glob("query*BloomLoRA8bit"))
+    flip_a_byte(place / "lacos_probes.safetensors")
+    with pytest.raises(UserError, match="lacos_probes.safetensors is not the file that was saved"):
+        reload(tmp_path / "saved")
+    with pytest.raises(UserError, match="is read from a folder here only: fetch it with huggingface_hub"):
+        BloomLoRA8bit.load("someone/router", subfolder="query_0_BloomLoRA8bit")
+    shutil.move(place, tmp_path / "outside")
+    place.symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match="outside"):
+        reload(tmp_path / "saved")
+
+
 # Refusals
+
+
+def test_a_save_that_is_refused_leaves_the_model_in_the_folder(saved: Path, base: str) -> None:
+    expected = reload(saved).encode(SENTENCES)
+    broken = make(base)
+    next(parameter for parameter in broken.parameters() if parameter.requires_grad).data.fill_(float("nan"))
+    with pytest.raises(UserError, match="embeds a probe sentence as inf or nan.* nothing was written"):
+        broken.save_pretrained(str(saved))
+    del broken[0].model.word_embeddings
+    with pytest.raises(AttributeError):
+        broken.save_pretrained(str(saved))
+    np.testing.assert_array_equal(reload(saved).encode(SENTENCES), expected)
+
+
+def test_an_adapter_of_another_scale_or_base_is_not_restored(base: str, tmp_path: Path) -> None:
+    module = make(base)[0]
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    make(base, lora_alpha=16).save_pretrained(str(tmp_path / "scaled"))
+    with pytest.raises(UserError, match="saved with an adapter of rank 4, alpha 16 .* asked for with rank 4, alpha 4"):
+        module.restore_adapter(tmp_path / "scaled")
+    make(tiny.save(tmp_path / "other", seed=7)).save_pretrained(str(tmp_path / "elsewhere"))
+    with pytest.raises(UserError, match="is not the one this model was saved with: its hash is"):
+        module.restore_adapter(tmp_path / "elsewhere")
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    half = make(base, self_contained=True, model_kwargs={"dtype": torch.bfloat16})
+    half.save_pretrained(str(tmp_path / "half"))
+    half[0].restore_adapter(tmp_path / "half")  # its base was cast since it was read
+    other = make(base, stirred=False)
+    make(base).save_pretrained(str(tmp_path / "same"))
+    other[0].restore_adapter(tmp_path / "same")
+    np.testing.assert_array_equal(other.encode(SENTENCES), make(base).encode(SENTENCES))
 
 
 def test_unknown_base() -> None:
@@ -315,6 +370,20 @@ def test_wrong_options(base: str, tmp_path: Path) -> None:
         make(base).save_pretrained(str(tmp_path / "x"), safe_serialization=False)
     with pytest.raises(UserError, match="8-bit blocks need torch"):
         BloomLoRA8bit(base, block_size=64, backend="onnx")
+
+
+@pytest.mark.parametrize(("given", "expected"), [
+    ("bfloat16", torch.bfloat16), ("torch.float16", torch.float16), ("auto", torch.float32),
+    (torch.bfloat16, torch.bfloat16), (None, torch.float32),
+])  # fmt: skip
+def test_a_dtype_may_be_named(base: str, given: object, expected: torch.dtype) -> None:
+    assert LoRA8bit(base, block_size=64, model_kwargs={"dtype": given}).model.ln_f.weight.dtype == expected
+
+
+@pytest.mark.parametrize("given", ["bfloat17", "int8", torch.int8, "nn", 16])
+def test_a_dtype_that_is_none(base: str, given: object) -> None:
+    with pytest.raises(UserError, match='is no dtype to compute in: choose "float32"'):
+        LoRA8bit(base, block_size=64, model_kwargs={"dtype": given})
 
 
 def test_an_adapter_on_a_dequantised_base_comes_back_dequantised(base: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from lacos_st.adapters import ADAPTER_FOLDER
 from lacos_st.atomic import write_text
 from lacos_st.errors import UserError
 from lacos_st.export.fidelity import Fidelity
@@ -17,7 +18,6 @@ from lacos_st.export.saved import SavedModel
 from lacos_st.folder import read_json
 from lacos_st.gguf import is_gguf
 from lacos_st.loading import stored_quantization
-from lacos_st.transformer import ADAPTER_FOLDER
 
 BASE_FOLDER = "base"
 CONFIG_FILE = "adapter_config.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ from lacos_st.recipe.shapes import shape_of
 from lacos_st.runs import read_log
 from lacos_st.settings import TrainConfig
 
+logger = logging.getLogger(__name__)
+
 CONFIG_FILE, LOG_FILE, RESULTS_FILE = "train.yaml", "log.jsonl", "results.json"
+MODEL_FOLDER = "model"  # of a run, see `lacos_st.runs`
 SAMPLED_ROWS = 1000  # whose sentences' lengths stand for all
 LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
 
@@ -101,9 +105,7 @@ def read_facts(saved: SavedModel, *, results: str | None = None, license: str | 
     local = Path(saved.base).is_absolute()
     base = Path(saved.base).name if local else saved.base
     begins = (licence for name, licence in BASE_LICENCES.items() if base.lower().startswith(name))
-    files = [folder / CONFIG_FILE for folder in (saved.folder, saved.folder.parent)]
-    file = next((file for file in files if file.is_file()), None)
-    config = None if file is None else TrainConfig.from_yaml(file).resolved()
+    config = _config(saved.folder.absolute())
     log = next(
         (path for part in (saved.folder, *saved.folder.parents[:2]) if (path := part / LOG_FILE).is_file()), None
     )
@@ -124,6 +126,22 @@ def read_facts(saved: SavedModel, *, results: str | None = None, license: str | 
         tokens=tokens,
         scores=None if results is None else _scores(Path(results), saved.folder),
     )
+
+
+def _config(folder: Path) -> TrainConfig | None:
+    """The options of the run that left a model; None where its train.yaml is not there, or is no such file.
+
+    What lies beside the model is the run's only where it is as `lacos-st train` puts it: a run's folder, with `model`.
+    """
+    folders = (folder, folder.parent) if folder.name == MODEL_FOLDER else (folder,)
+    file = next((path for part in folders if (path := part / CONFIG_FILE).is_file()), None)
+    if file is None:
+        return None
+    try:
+        return TrainConfig.from_yaml(file).resolved()
+    except UserError as error:
+        logger.warning(f"{file} is left out of the model card, which says nothing of the training: {error}")
+        return None
 
 
 def _source(name: str, config: TrainConfig) -> tuple[Source, list[str]]:

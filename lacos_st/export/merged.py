@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lacos_st.adapters import ADAPTER_FOLDER
 from lacos_st.bloom import BloomEncoder
 from lacos_st.export.fidelity import Fidelity, fidelity
 from lacos_st.export.folding import Folding
@@ -17,7 +18,6 @@ from lacos_st.export.shards import SHARD_BYTES, write_shards
 from lacos_st.gguf import is_gguf
 from lacos_st.loading import open_base, with_file_hash
 from lacos_st.probes import check_base_hash
-from lacos_st.transformer import ADAPTER_FOLDER
 
 HALVES = (torch.float16, torch.bfloat16)
 

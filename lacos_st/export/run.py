@@ -98,12 +98,15 @@ def _free(options: ExportOptions, saved: SavedModel) -> Path:
     """The output folder, which may be written.
 
     Raises:
-        UserError: it is a file, the model itself or around it, or holds something and may not be replaced.
+        UserError: it is a file; the model or its base, around or in one of them; or holds something and may not be
+            replaced.
     """
     output = Path(options.output).expanduser()
-    source = saved.folder.resolve()
-    if source.is_relative_to(output.resolve()) or output.resolve().is_relative_to(source):
-        raise UserError(f"output {output} is the model's own folder, around or in it: choose another one")
+    for name, place in (("the model's own folder", saved.folder), ("the model's base", Path(saved.base_path))):
+        source = place.resolve()
+        overlap = source.is_relative_to(output.resolve()) or output.resolve().is_relative_to(source)
+        if place.exists() and overlap:
+            raise UserError(f"output {output} is {name}, around or in it: choose another one")
     if output.exists() and not output.is_dir():
         raise UserError(f"output {output} is a file: name a folder")
     if output.is_dir() and any(output.iterdir()) and not options.overwrite:
