@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import rows
+from lacos_st.arguments import BEST_METRIC
 from lacos_st.errors import UserError
 from lacos_st.presets import PRESETS
 from lacos_st.report import SIMILARITIES
 from lacos_st.runs import LAST_LINE, RunFolder, read_log
 from lacos_st.settings import TrainConfig
-from lacos_st.training import BEST_METRIC
 
 PATHS = ("base", "data", "exclude_sts", "eval_data", "eval_sts")
 NOT_SETTINGS = ("output", "progress", "cpu", "log_steps", "eval_steps", "report_to")
