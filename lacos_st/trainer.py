@@ -32,6 +32,7 @@ from lacos_st.pickles import check_pickles
 from lacos_st.probes import check_base_hash
 from lacos_st.resume import FILES, STATE, check_checkpoint, checkpoints, list_files
 from lacos_st.runs import LAST_LINE, read_log
+from lacos_st.saving import whatever_it_embeds
 from lacos_st.shares import SharedBatches
 from lacos_st.transformer import LoRA8bit
 from lacos_st.upstream import overrides
@@ -232,7 +233,8 @@ class LacosTrainer(SentenceTransformerTrainer):
     def _save(self, *args: Any, **kwargs: Any) -> None:
         """As the stock method, in one of several processes: transformers 5 calls it in all, and stock writes in all."""
         if ranks.is_first():
-            super()._save(*args, **kwargs)
+            with whatever_it_embeds():
+                super()._save(*args, **kwargs)
 
     def _complete(self, new: Path, place: Path) -> None:
         """Add what is ours to the checkpoint that stock wrote into `new`, and that is to stand at `place`."""

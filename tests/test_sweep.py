@@ -181,7 +181,7 @@ def test_a_run_whose_loss_is_not_finite_has_no_row(
     assert not Path(options["output"]).exists()
 
 
-@pytest.mark.parametrize("more", [{}, {"prompt": "the text says that "}])
+@pytest.mark.parametrize("more", [{}, {"prompt": "so "}])
 def test_the_loss_is_that_of_the_definition_on_the_same_pairs(options: dict[str, Any], more: dict[str, Any]) -> None:
     grid = Grid.from_mapping({**options, "train": {**options["train"], "scale": 30, "mini_batch_size": 2, **more}})
     plan, bench = Sweep.of(grid)
@@ -201,9 +201,9 @@ def test_the_loss_is_that_of_the_definition_on_the_same_pairs(options: dict[str,
     assert found == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("more", [{}, {"echo": True}, {"prompt": "the text says that "}])
+@pytest.mark.parametrize("more", [{}, {"echo": True}, {"prompt": "so "}])
 def test_tokens_are_counted_as_a_run_reads_them(options: dict[str, Any], more: dict[str, Any]) -> None:
-    methods = ["lora rank=1 lr=1e-3", "lora rank=2 lr=1e-3 max_seq_length=3"]
+    methods = ["lora rank=1 lr=1e-3", "lora rank=2 lr=1e-3 max_seq_length=4"]
     changed = {**options, "methods": methods, "train": {**options["train"], **more}}
     plan, bench = Sweep.of(Grid.from_mapping(changed))
     counts = {trial.config.max_seq_length: bench.supply(trial.config) for trial in plan.planned}
