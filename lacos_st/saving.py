@@ -17,7 +17,6 @@ from lacos_st.probes import base_dtype_name, embed_probes
 from lacos_st.unfinished import begin_folder
 from lacos_st.upstream import commit_hash
 
-
 _checked: ContextVar[bool] = ContextVar("checked", default=True)
 
 
