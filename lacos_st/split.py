@@ -1,7 +1,8 @@
 """Validation rows split off the training rows, so that no sentence stands on both sides.
 
->>> connected([["a", "b", "c", "d"], ["x", "a", "y", "c"]])
-[0, 0, 2, 2]
+>>> one, two, three, four = connected([["a", "b", "c", "d"], ["x", "a", "y", "c"]])
+>>> one == two, three == four, one == three
+(True, True, False)
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def split_rows(rows: Dataset, wanted: int, *, columns: Sequence[str]) -> tuple[D
         The rows that are left, and those set aside; None where no group has so few rows.
     """
     groups = connected([list(rows[name]) for name in columns])
-    chosen: set[int] = set()
+    chosen: set[str] = set()
     taken = 0
     for group, count in Counter(groups).items():
         if taken + count <= wanted:
@@ -39,22 +40,16 @@ def split_rows(rows: Dataset, wanted: int, *, columns: Sequence[str]) -> tuple[D
     return rows.select(kept), rows.select(aside)
 
 
-def connected(columns: Sequence[Sequence[str]]) -> list[int]:
-    """For each of N rows the first row that it is connected with: by a sentence of both, directly or through others.
+def connected(columns: Sequence[Sequence[str]]) -> list[str]:
+    """For each of N rows a sentence of its group: the same for rows that share a sentence, directly or through others.
 
     Args:
         columns: of N sentences each; a sentence connects its rows whichever column it stands in.
     """
-    parents = list(range(len(columns[0])))
+    from scipy.cluster.hierarchy import DisjointSet
 
-    def root(place: int) -> int:
-        while parents[place] != place:
-            parents[place] = place = parents[parents[place]]
-        return place
-
-    first: dict[str, int] = {}
-    for place, sentences in enumerate(zip(*columns, strict=True)):
-        for sentence in sentences:
-            one, two = root(first.setdefault(sentence, place)), root(place)
-            parents[max(one, two)] = min(one, two)
-    return [root(place) for place in range(len(parents))]
+    groups = DisjointSet(sentence for column in columns for sentence in column)
+    for first, *others in zip(*columns, strict=True):
+        for other in others:
+            groups.merge(first, other)
+    return [groups[first] for first in columns[0]]
