@@ -17,9 +17,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,7 @@ from sentence_transformers import SentenceTransformer
 from benchmarks import rows
 from benchmarks.eight_bits_report import PICTURE, plot, table
 from benchmarks.eight_bits_ways import WAYS, Source, build, source, stored_bytes
-from benchmarks.models import find
 from benchmarks.paper.names import fingerprint
-from lacos_st.embedded import EMBEDDED
 from lacos_st.errors import UserError
 from lacos_st.evaluation import evaluate
 from lacos_st.sts import StsTask, load_tasks
@@ -50,9 +47,8 @@ logger = logging.getLogger("lacos_st.benchmarks")
 
 
 def key_of(row: dict[str, Any]) -> Key:
-    """What makes a row one that need not be measured again; rows of before have no hashes of base and pairs."""
-    hashes = row.get("base_sha256", ""), row.get("pairs_sha256", "")
-    return row["model"], row["identity"], row["way"], row["task"], *hashes
+    """What makes a row one that need not be measured again."""
+    return row["model"], row["identity"], row["base_sha256"], row["way"], row["task"], row["pairs_sha256"]
 
 
 def measured() -> list[dict[str, Any]]:
@@ -84,16 +80,15 @@ def measure(
     have = {key_of(row): row for row in done if "failed" not in row}
     hashes = {task.name: pairs_sha256(task) for task in tasks}
     for given in sources:
-        base = fingerprint([given.base])
-        row_of = partial(_row_of, have, given, base, hashes)
+        weights = given.name, given.identity, fingerprint([given.base])
         reference: NDArray[np.float32] | None = None
         sample = _sample(tasks)
         for way in [name for name in WAYS if name in ways or name == "float32"]:
-            missing = [task for task in tasks if row_of(way, task) is None]
+            missing = [task for task in tasks if (*weights, way, task.name, hashes[task.name]) not in have]
             if not missing:
                 continue
             start = time.perf_counter()
-            facts = {"model": given.name, "identity": given.identity, "base_sha256": base, "way": way}
+            facts = {**dict(zip(("model", "identity", "base_sha256"), weights, strict=True)), "way": way}
             try:
                 model, stored = build(given, way)
                 stored["stored_bytes"] = stored_bytes(model)  # stock layers move their scales when they are first used
@@ -112,7 +107,8 @@ def measure(
             stored["embedding_drift"] = float(f"{drift:.4g}")
             for task in missing:
                 of_task = {"task": task.name, "pairs_sha256": hashes[task.name]}
-                if same := row_of(_same_as(way, stored["tensors"]), task):
+                other = _same_as(way, stored["tensors"])
+                if same := have.get((*weights, other, task.name, hashes[task.name])):
                     scored = {key: same[key] for key in ("pairs", "max", "cosine", "spearman")}
                     yield append(**facts, **of_task, same_as=same["way"], **stored, **scored)
                     continue
@@ -124,28 +120,6 @@ def measure(
                 have[key_of(row)] = row
                 yield row
             del model
-
-
-def _row_of(
-    have: Mapping[Key, dict[str, Any]], given: Source, base: str, hashes: Mapping[str, str], way: str, task: StsTask
-) -> dict[str, Any] | None:
-    """The row of a model, way and task; also one of before, without hashes, of a known base and as many pairs."""
-    own = given.name, given.identity, way, task.name
-    if (found := have.get((*own, base, hashes[task.name]))) is not None:
-        return found
-    before = have.get((*own, "", ""))
-    usual = task.name in TASKS and of_old_rows(given)
-    return before if before is not None and usual and before["pairs"] == len(task.scores) else None
-
-
-def of_old_rows(given: Source) -> bool:
-    """Whether rows without hashes of base and pairs are of this model: a name that stands for one model, or a hash."""
-    if given.identity or given.base in EMBEDDED:
-        return bool(given.identity) or given.name == given.base
-    try:
-        return given.name in MODELS and given.base == str(find(given.name))
-    except UserError:
-        return False
 
 
 def pairs_sha256(task: StsTask) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 from benchmarks.eight_bits_ways import WAYS
 from benchmarks.figures import table as markdown
-from benchmarks.models import MODELS
 from benchmarks.rows import RESULTS
 from lacos_st.canvas import COLOURS, new_canvas, write_canvas
 
@@ -32,26 +31,15 @@ def columns(rows: Rows) -> list[str]:
 
 
 def current(rows: Rows, model: str) -> list[dict[str, Any]]:
-    """The rows of a model's newest weights, and for each task of its newest pairs: others do not compare.
-
-    Rows of before have no hashes: of a base that a name stands for, or of an adapter with a hash of its own, they are
-    of the same weights; and of the same pairs where there are as many of them.
-    """
+    """The rows of a model's newest weights, and for each task of its newest pairs: others do not compare."""
     of_model = [row for row in rows if row["model"] == model]
-    mine = [row for row in of_model if _of_one_base(row, of_model[-1])]
-    newest = {row["task"]: row for row in mine}
-    return [row for row in mine if _of_the_same_pairs(row, newest[row["task"]])]
+    mine = [row for row in of_model if _weights(row) == _weights(of_model[-1])]
+    newest = {row["task"]: row["pairs_sha256"] for row in mine}
+    return [row for row in mine if row["pairs_sha256"] == newest[row["task"]]]
 
 
-def _of_one_base(row: dict[str, Any], newest: dict[str, Any]) -> bool:
-    bases = row.get("base_sha256"), newest.get("base_sha256")
-    told = bool(row["identity"]) or row["model"] in MODELS
-    return row["identity"] == newest["identity"] and (bases[0] == bases[1] or (None in bases and told))
-
-
-def _of_the_same_pairs(row: dict[str, Any], newest: dict[str, Any]) -> bool:
-    hashes = row.get("pairs_sha256"), newest.get("pairs_sha256")
-    return hashes[0] == hashes[1] or (None in hashes and row.get("pairs") == newest.get("pairs"))
+def _weights(row: dict[str, Any]) -> tuple[str, str]:
+    return row["identity"], row["base_sha256"]
 
 
 def differences(rows: Rows, model: str, *, figure: str = "max") -> dict[str, dict[str, float]]:

@@ -66,7 +66,15 @@ def test_the_mean_of_language_pairs_is_over_all_five() -> None:
 
 def test_what_8_bits_cost_is_a_difference_on_the_same_weights() -> None:
     def measured(way: str, identity: str, more: float, tasks: list[str] = TASKS) -> None:
-        facts = {"identity": identity, "way": way, "stored_bytes": 2**20, "block_size": None, "tensors": {}}
+        facts = {
+            "identity": identity,
+            "base_sha256": "base",
+            "pairs_sha256": "pairs",
+            "way": way,
+            "stored_bytes": 2**20,
+            "block_size": None,
+            "tensors": {},
+        }
         for task in tasks:
             rows.append("eight_bits", model="minilm", task=task, max=70 + more, cosine=1.0, **facts)
 
