@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from lacos_st.atomic import write_text
 from lacos_st.audit import cut_by
 from lacos_st.errors import UserError
-from lacos_st.models import describe, load_model
+from lacos_st.models import describe, given_model
 from lacos_st.report import SIMILARITIES, ModelScores, Results, TaskScores
 from lacos_st.sts import StsTask, load_mteb_task, load_tasks
 
@@ -54,6 +54,7 @@ class EvaluationOptions:
         batch_size: sentences per batch.
         overwrite: write into an output folder that is not empty.
         device: torch device; None lets sentence-transformers choose.
+        truncate_dim: dimensions kept of each embedding, the first (of a model trained so); None keeps all.
         json: print what results.json holds instead of the table; with `mteb`, mteb's results.
     """
 
@@ -68,6 +69,7 @@ class EvaluationOptions:
     batch_size: int = 32
     overwrite: bool = False
     device: str | None = None
+    truncate_dim: int | None = None
     json: bool = False
 
 
@@ -95,6 +97,7 @@ def run(options: EvaluationOptions) -> str:
         output_dir=options.output_dir,
         overwrite=options.overwrite,
         device=options.device,
+        truncate_dim=options.truncate_dim,
     )
     return _json(results.to_dict()) if options.json else results.table()
 
@@ -108,6 +111,7 @@ def evaluate(
     output_dir: Path | None = None,
     overwrite: bool = False,
     device: str | None = None,
+    truncate_dim: int | None = None,
 ) -> Results:
     """Score models on graded pairs, side by side; models are loaded one after another.
 
@@ -118,13 +122,14 @@ def evaluate(
     correlations x100 and an average of nothing as null.
 
     Args:
-        models: names (see `load_model`) or models; a mapping's keys are the names in the tables.
+        models: names (see `lacos_st.models.load_model`) or models; a mapping's keys are the names in the tables.
         baseline: what the others are compared with: a name of `models` (then it runs once), or another model.
         tasks: graded pairs.
         batch_size: sentences per batch.
         output_dir: where to write; None writes nothing.
         overwrite: write into a folder that is not empty (its other files stay).
         device: torch device for models given by name.
+        truncate_dim: dimensions kept of the embeddings of models given by name, the first; None keeps all.
 
     Raises:
         UserError: nothing to do, two models or tasks of one name, a model can't be loaded, its embeddings admit no
@@ -138,7 +143,7 @@ def evaluate(
     _refuse_duplicates("task", [task.name for task in tasks])
     scored = []
     for name, given in named:
-        model = load_model(given, device=device) if isinstance(given, str) else given
+        model = given_model(given, device=device, truncate_dim=truncate_dim)
         scored.append(ModelScores(name, describe(model), _score_tasks(model, tasks, name=name, batch_size=batch_size)))
         del model  # before the next one is loaded
     date = datetime.now(UTC).isoformat(timespec="seconds")

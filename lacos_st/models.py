@@ -88,6 +88,30 @@ def zero_shot(name: str, *, device: str | None = None) -> SentenceTransformer:
     return encoder(name, lora_rank=0, code=None, device=device)
 
 
+def given_model(
+    given: str | SentenceTransformer, *, device: str | None = None, truncate_dim: int | None = None
+) -> SentenceTransformer:
+    """A model as it is, or loaded by `load_model` where it is a name.
+
+    Args:
+        given: name or model.
+        device: torch device of a model that is loaded.
+        truncate_dim: dimensions that a model that is loaded keeps of each embedding, the first; None for all.
+
+    Raises:
+        UserError: as `load_model`, or the model's embeddings have no so many dimensions.
+    """
+    if not isinstance(given, str):
+        return given
+    model = load_model(given, device=device)
+    if truncate_dim is not None:
+        found = model.get_embedding_dimension() or truncate_dim
+        if not 1 <= truncate_dim <= found:
+            raise UserError(f"truncate_dim is {truncate_dim}: expected 1 to {found}, what {given}'s embeddings have")
+        model.truncate_dim = truncate_dim
+    return model
+
+
 def describe(model: SentenceTransformer) -> dict[str, Any]:
     """Return what a model is, for the record: base, modules, dimension, parameters, bytes of its weights."""
     from lacos_st.upstream import name_or_path

@@ -56,4 +56,10 @@ def add(commands: Any) -> None:
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="sentences in a batch [32]")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     parser.add_argument("--device", metavar="NAME", help="torch device, such as cpu or cuda")
+    parser.add_argument(
+        "--truncate-dim",
+        type=int,
+        metavar="N",
+        help="keep the first N dimensions of each embedding, as models trained with --matryoshka-dims allow",
+    )
     parser.add_argument("--json", action="store_true", help="print results as JSON instead of the table")

@@ -22,7 +22,7 @@ from lacos_st.evaluation import (
 from lacos_st.leaderboard.metadata import model_meta, mteb_name, wrapped
 from lacos_st.leaderboard.results import RESULTS, check_finite, whole_results
 from lacos_st.leaderboard.tasks import load_named
-from lacos_st.models import load_model
+from lacos_st.models import given_model
 from lacos_st.options import read_yaml
 from lacos_st.report import markdown_table
 from lacos_st.sts import import_mteb, load_tasks
@@ -58,6 +58,7 @@ def run(options: EvaluationOptions) -> str:
         batch_size=options.batch_size,
         overwrite=options.overwrite,
         device=options.device,
+        truncate_dim=options.truncate_dim,
         prompts=prompts,
         meta=read_yaml(options.meta) if options.meta else None,
         as_json=options.json,
@@ -74,6 +75,7 @@ def evaluate_mteb(
     batch_size: int = 32,
     overwrite: bool = False,
     device: str | None = None,
+    truncate_dim: int | None = None,
     prompts: Mapping[str, str] | None = None,
     meta: Mapping[str, Any] | None = None,
     as_json: bool = False,
@@ -94,6 +96,8 @@ def evaluate_mteb(
         batch_size: sentences per batch.
         overwrite: run again what is there, or write into a folder that holds something else.
         device: torch device for models given by name.
+        truncate_dim: as in `lacos_st.evaluation.evaluate`; what a model truncates to, by this or by itself, comes into
+            the name that mteb gives the run.
         prompts: texts by mteb's names of tasks, types of task ("STS"), "query" and "document"; they go over the model's
             own, and into the name that mteb gives the run.
         meta: fields of `mteb.ModelMeta` that the model does not say itself, of a run of one model.
@@ -115,8 +119,11 @@ def evaluate_mteb(
     cache = whole_results(output_dir) if output_dir else None
     scores: dict[str, list[Any]] = {}
     for name, given in named:
-        model = load_model(given, device=device) if isinstance(given, str) else given
-        known = {"name": mteb_name(name), "experiment_kwargs": {"model_prompts": dict(prompts)} if prompts else None}
+        model = given_model(given, device=device, truncate_dim=truncate_dim)
+        differs: dict[str, Any] = {"model_prompts": dict(prompts)} if prompts else {}
+        if model.truncate_dim is not None:
+            differs["embed_dim"] = model.truncate_dim  # as mteb itself names it
+        known = {"name": mteb_name(name), "experiment_kwargs": differs or None}
         wrapper = wrapped(model, prompts=prompts)
         wrapper.mteb_model_meta = model_meta(
             model, given=given if isinstance(given, str) else None, **{**known, **(meta or {})}
