@@ -29,10 +29,15 @@ END_BYTES = 2**20
 def label(name: str) -> str:
     """A base or a source without its folders, its owner or a model file's ending: no path of a machine is in a row.
 
+    What is called "model", as a run and a package call theirs, goes by the folder that it lies in.
+
     >>> label("bigscience/bloom-560m"), label("models/smol.Q4_1.gguf"), label("nyu-mll/multi_nli@validation_matched")
     ('bloom-560m', 'smol.Q4_1', 'multi_nli@validation_matched')
+    >>> label("runs/mine/model")
+    'mine'
     """
-    return Path(name).name.removesuffix(".gguf")
+    path = Path(name)
+    return (path.parent if path.name == "model" and path.parent.name else path).name.removesuffix(".gguf")
 
 
 def fingerprint(names: Iterable[str]) -> str:
