@@ -1,6 +1,6 @@
 """Predicted against measured memory: whole runs of `train` and `encode`, each in a fresh process on the CPU.
 
-    python -m benchmarks.prediction            # 18 combinations of size, batch and method, one row of results
+    python -m benchmarks.prediction            # combinations of size, batch and method, one row of results
     python -m benchmarks.prediction --quick    # three small ones, not recorded
 
 What is measured is the resident peak (VmHWM, which Linux keeps exactly) above what stood before, with a tiny run of

@@ -19,7 +19,10 @@ GIB = 2**30
 
 
 def source(row: dict[str, Any]) -> str:
-    """Where a row comes from."""
+    """Where a row comes from; of a trained model the row is written later than the training, in another process."""
+    if "tasks" in row and "trained_at" in row:
+        written = f"row written at {row['commit']}"
+        return f"`{row['benchmark']}`, {row['date'][:10]}, trained at {row['trained_at']}, {written}, {row['device']}"
     threads = f"{row['threads']} thread" + ("s" if row["threads"] != 1 else "")
     commit = row["commit"] + (" with changes" if row["uncommitted"] else "")
     return f"`{row['benchmark']}`, {row['date'][:10]}, {commit}, {row['device']}, {threads}"

@@ -82,12 +82,16 @@ def smollm2_table() -> list[str]:
     return ["", head, "", table(["training", *TRAINING, *columns], lines)]
 
 
+def gemma3_rows() -> list[dict[str, Any]]:
+    """The rows of Gemma that have all five language pairs."""
+    return [row for row in rows.read("gemma3") if row["tasks"].keys() >= set(STS17)]
+
+
 def gemma3_table() -> list[str]:
     """Gemma 3 270M on the language pairs of STS17."""
     lines = [
         [says(row).partition(":")[0], *training(row), cell(row, STS17), *(cell(row, [task]) for task in STS17)]
-        for row in rows.read("gemma3")
-        if row["tasks"].keys() >= set(STS17)
+        for row in gemma3_rows()
     ]
     if not lines:
         return []
@@ -95,32 +99,39 @@ def gemma3_table() -> list[str]:
     return ["", head, "", table(["training", *TRAINING, "mean", *(task[6:] for task in STS17)], lines)]
 
 
-def eight_bits_table() -> list[str]:
-    """What storage in fewer bits costs of STS-Avg: models of which all seven English sets were measured."""
+def eight_bits_rows() -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """By model and way, its newest row of each of the seven English sets, where all of them were measured."""
     found = rows.read("eight_bits")
-    lines = []
+    whole = {}
     for model in dict.fromkeys(row["model"] for row in found):
-        of_model = [row for row in current(found, model) if "max" in row]
         gaps = differences(found, model)
         for way in STORED:
-            if gaps[way].keys() != ENGLISH:
-                continue
-            newest = {row["task"]: row for row in of_model if row["way"] == way}
-            mean = fmean(newest[task]["max"] for task in ENGLISH)
-            one = newest["STSBenchmark"]
-            less = "" if way == "float32" else f"{fmean(gaps[way].values()):+.3f}"
-            lines.append(
-                [NAMES.get(model, model), label(one), f"{one['stored_bytes'] / 2**20:.0f} MiB", f"{mean:.2f}", less]
-            )
+            newest = {row["task"]: row for row in current(found, model) if row["way"] == way and "max" in row}
+            if gaps[way].keys() >= ENGLISH:
+                whole[model, way] = [newest[task] for task in sorted(ENGLISH)]
+    return whole
+
+
+def eight_bits_table() -> list[str]:
+    """What storage in fewer bits costs of STS-Avg."""
+    whole = eight_bits_rows()
+    lines = []
+    for (model, way), of_way in whole.items():
+        exact = whole[model, "float32"]
+        best, cosine = ([fmean(row[kind] for row in each) for each in (of_way, exact)] for kind in ("max", "cosine"))
+        less = "" if way == "float32" else f"{best[0] - best[1]:+.3f} ({cosine[0] - cosine[1]:+.3f})"
+        size = f"{of_way[0]['stored_bytes'] / 2**20:.0f} MiB"
+        lines.append([NAMES.get(model, model), label(of_way[0]), size, f"{best[0]:.2f} ({cosine[0]:.2f})", less])
     if not lines:
         return []
-    head = "What 8 bits cost, on the same weights; float32 of SmolLM2 and of Gemma is the de-quantised GGUF file:"
+    head = "What 8 bits cost, on the same weights, Spearman x100, max over four similarities (cosine); float32 of a "
+    head += "GGUF file is the file de-quantised:"
     return ["", head, "", table(["model", "weights", "size", "STS-Avg", "less float32"], lines)]
 
 
 def used() -> list[dict[str, Any]]:
-    """All rows, for the sources."""
-    return [row for name in ("smollm2", "gemma3", "eight_bits") for row in rows.read(name)]
+    """The rows of the tables, for the sources."""
+    return [*lacos_rows(), *gemma3_rows(), *(row for of_way in eight_bits_rows().values() for row in of_way)]
 
 
 def lines() -> list[str]:

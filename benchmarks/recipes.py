@@ -8,7 +8,7 @@ ROWS is the file of `examples/smollm2_pairs.py`; the rows in `results/` are of w
 45000`). Each variant is one change ("paper": all of the paper's settings at once) and trains SmolLM2-135M for as many
 steps as cost what `--steps` of the starting point cost: reading twice or a third column means fewer of them. Spearman
 on STS-B dev counts (max of four similarities, as the paper has it), with the interval of the difference over 1,000
-resamples of the pairs; two more seeds of the starting point show what a seed alone does. Resumable: a variant's row is
+resamples of the pairs; other seeds of the starting point show what a seed alone does. Resumable: a variant's row is
 written when it is done, and a training that was broken off goes on, in a folder for its steps, rows and base. Rows,
 table: `results/recipes.*`; the similarities of the starting point, to which intervals are drawn, stay beside them. Rows
 of 44,447 pairs (44,167 with hard negatives) were trained before overlap was looked for in letters and digits alone, the

@@ -1,4 +1,7 @@
-"""Presets: what a run is told where its user says nothing: each of the two papers', and what won in our comparison."""
+"""Presets: what a run is told where its user says nothing: each of the two papers', and what won in ours.
+
+Ours is of recipes that read a text once: `benchmarks/results/recipes.md`.
+"""
 
 from __future__ import annotations
 

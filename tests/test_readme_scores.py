@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for benchmarks, which are not installed
 
-from benchmarks import readme_scores, rows  # noqa: E402
+from benchmarks import readme, readme_scores, rows  # noqa: E402
 from benchmarks.eight_bits_report import ENGLISH  # noqa: E402
 
 TASKS = sorted(ENGLISH)
@@ -88,6 +88,16 @@ def test_what_8_bits_cost_is_a_difference_on_the_same_weights() -> None:
     named = "| all-MiniLM-L6-v2, an encoder"
     assert [line for line in lines if line.startswith(named)] == lines
     assert [line.removeprefix(named) for line in lines] == [
-        " | float32 | 1 MiB | 70.00 |  |",
-        " | dynamic, block 256 | 1 MiB | 70.25 | +0.250 |",
+        " | float32 | 1 MiB | 70.00 (1.00) |  |",
+        " | dynamic, block 256 | 1 MiB | 70.25 (1.00) | +0.250 (+0.000) |",
     ]
+    assert {row["way"] for row in readme_scores.used()} == {"float32", "dynamic-256"}
+
+
+def test_the_rows_named_are_those_of_the_tables() -> None:
+    tasks = {task: {"max": 50.0, "cosine": 40.0} for task in TASKS}
+    row = rows.append("smollm2", says="whole", trained_at="abc1234", tasks=tasks)
+    rows.append("smollm2", says="a part", tasks={TASKS[0]: tasks[TASKS[0]]})
+    assert readme_scores.used() == [row]
+    assert f"trained at abc1234, row written at {row['commit']}" in readme.source(row)  # not the row's threads
+    assert "thread" not in readme.source(row)
