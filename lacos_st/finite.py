@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from lacos_st import ranks
 from lacos_st.errors import UserError
+from lacos_st.losses import Losses, own_gradients
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +62,13 @@ class StopOnNonFinite(TrainerCallback):
     """Ends a run at the first loss or gradient that is not finite, before it reaches a weight or a checkpoint.
 
     `LacosTrainer` calls `check_loss` after each batch; the rest is called by the stock trainer.
+
+    Args:
+        loss: whose own weights, where it has any, are looked at beside the model's; a loss, or a dict of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loss: Losses | None = None) -> None:
+        self.loss = loss
         self.batches: list[Rows] = []
 
     def check_loss(self, loss: torch.Tensor, rows: Rows | None, args: TrainingArguments, state: TrainerState) -> None:
@@ -92,6 +97,9 @@ class StopOnNonFinite(TrainerCallback):
         if args.fp16:
             return
         named = [(name, p.grad) for name, p in kwargs["model"].named_parameters() if p.grad is not None]
+        named += own_gradients(self.loss).items()
+        if not named:
+            return
         total = torch.stack([torch.linalg.vector_norm(grad.detach().float()) for _, grad in named]).sum()
         if not bool(torch.isfinite(total)):
             bad = [name for name, grad in named if not bool(grad.isfinite().all())]

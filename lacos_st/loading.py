@@ -186,6 +186,11 @@ def open_base(
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a config.json that strangers wrote raises what it likes
+        if RAGGED in str(error):
+            raise UserError(
+                f"cannot load {path!r}: a base of type {config.model_type!r} does not take its attention from "
+                "transformers' attention interface, which batches without padding need: take another base"
+            ) from error
         raise UserError(f"cannot load the weights of {path!r}: {first_line(error)}") from error
     missing = sorted(report["missing_keys"])
     if missing or report["mismatched_keys"]:

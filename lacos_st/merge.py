@@ -20,14 +20,11 @@ from lacos_st.adapters import adapter_parameters
 from lacos_st.atomic import whole_folder
 from lacos_st.errors import UserError
 from lacos_st.models import load_model
-from lacos_st.text_encoder import tokenizer_hash
+from lacos_st.text_encoder import OF_THE_WHOLE, tokenizer_hash
 from lacos_st.transformer import LoRA8bit
 
 OWN = ("lora_rank", "lora_alpha", "lora_dropout")
 """What the models may differ in, beside the weights of their adapters."""
-
-OF_THE_WHOLE = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
-"""What is no module's but the whole model's."""
 
 
 def merge_folders(output: Path, folders: Sequence[str], weights: Sequence[float] | None = None) -> SentenceTransformer:

@@ -97,6 +97,10 @@ class TextEncoder:
         return {**model_identity(self.model), "prompt": self.prompt, "dimension": self.dimension}
 
 
+OF_THE_WHOLE = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
+"""What is no module's but the whole model's."""
+
+
 def model_identity(model: SentenceTransformer) -> dict[str, Any]:
     """What a model is: weights and tokenizer by their hashes, modules and their options, dtype, limit of tokens."""
     configs = [
@@ -110,6 +114,7 @@ def model_identity(model: SentenceTransformer) -> dict[str, Any]:
         "modules_sha256": hashlib.sha256(json.dumps(configs, sort_keys=True, default=str).encode()).hexdigest(),
         "dtype": str(next((p.dtype for p in model.parameters()), "")).removeprefix("torch."),
         "max_seq_length": getattr(model, "max_seq_length", None),
+        "truncation_side": getattr(getattr(model, "tokenizer", None), "truncation_side", None),
     }
 
 

@@ -13,23 +13,21 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
-from sentence_transformers.base.modules import Module
+from sentence_transformers import SentenceTransformerTrainer
+from sentence_transformers.sentence_transformer.losses import AdaptiveLayerLoss
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lacos_st import ranks
-from lacos_st.adapters import adapter_parameters, is_quantized
 from lacos_st.atomic import clear_leftovers, remove_folder, whole_folder, write_text
-from lacos_st.checkpoint import MANIFEST_FILE, Manifest, base_hash
 from lacos_st.columns import tie_columns_
 from lacos_st.errors import UserError
 from lacos_st.finite import ROWS, RowKeepingCollator, StopOnNonFinite
-from lacos_st.freezing import frozen_hash
 from lacos_st.heap import keep_freed_memory, return_freed_memory
+from lacos_st.losses import gathering, load_own_weights_, own_gradients, own_weights, parts
 from lacos_st.pickles import check_pickles
-from lacos_st.probes import check_base_hash
+from lacos_st.restoring import frozen_bases, restore_
 from lacos_st.resume import FILES, STATE, check_checkpoint, checkpoints, list_files
 from lacos_st.runs import LAST_LINE, read_log
 from lacos_st.saving import whatever_it_embeds
@@ -64,9 +62,14 @@ class LacosTrainer(SentenceTransformerTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._bases = [_frozen_base_hash(module) for module in self.model]
+        if any(isinstance(part, AdaptiveLayerLoss) for part in parts(self.loss)):
+            raise UserError(
+                "AdaptiveLayerLoss and Matryoshka2dLoss need the output of each layer, of which lacos_st's modules "
+                "give the last one's alone: MatryoshkaLoss trains fewer dimensions"
+            )
+        self._bases = frozen_bases(self.model)
         ranks.check_same(repr(self._bases), "base")
-        self._stop_on_non_finite = StopOnNonFinite()
+        self._stop_on_non_finite = StopOnNonFinite(self.loss)
         self.add_callback(self._stop_on_non_finite)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -93,17 +96,17 @@ class LacosTrainer(SentenceTransformerTrainer):
         if self.model.device.type == "cpu":
             keep_freed_memory()
         loss = super().training_step(model, inputs, *args, **kwargs)
-        if self.accelerator.sync_gradients and isinstance(self.loss, nn.Module):
+        if self.accelerator.sync_gradients:
             # torch averages those of the model; a loss with weights of its own (SoftmaxLoss) is nobody's to it
-            ranks.average_([p.grad for name, p in self.loss.named_parameters() if _is_own(name) and p.grad is not None])
+            ranks.average_(list(own_gradients(self.loss).values()))
         self._stop_on_non_finite.check_loss(loss, inputs.get(ROWS), self.args, self.state)
         return loss
 
     def collect_features(self, inputs: dict[str, Any]) -> tuple[list[dict[str, Any]], torch.Tensor | None]:
         """As the stock method; flat columns are tied together, unless a cached loss is going to cut them up."""
         features, labels = super().collect_features(inputs)
-        parts = self.loss.modules() if isinstance(self.loss, nn.Module) else ()
-        if isinstance(self.model[0], LoRA8bit) and not any(hasattr(part, "mini_batch_size") for part in parts):
+        cached = any(hasattr(part, "mini_batch_size") for part in parts(self.loss))
+        if isinstance(self.model[0], LoRA8bit) and not cached:
             tie_columns_(features)
         return features, labels
 
@@ -121,8 +124,8 @@ class LacosTrainer(SentenceTransformerTrainer):
         stock: Any = super().get_batch_sampler
         if ranks.count() == 1:
             return stock(dataset, batch_size, drop_last, **how)
-        parts = ranks.count() if _gathering(self.loss) else 1
-        return SharedBatches(stock(dataset, batch_size * parts, True, **how), parts=parts)
+        shares = ranks.count() if gathering(self.loss) else 1
+        return SharedBatches(stock(dataset, batch_size * shares, True, **how), parts=shares)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """As the stock method; of several processes each has all the rows, in the batches of a single process."""
@@ -148,15 +151,15 @@ class LacosTrainer(SentenceTransformerTrainer):
         """
         if ranks.count() == 1:
             return super().evaluate(*args, **kwargs)
-        gathering, gather = _gathering(self.loss), self.gather_function
+        gatherers, gather = gathering(self.loss), self.gather_function
         self.gather_function = self._without_filling
-        for part in gathering:
+        for part in gatherers:
             part.gather_across_devices = False  # each process has the whole batch
         try:
             return ranks.share(super().evaluate(*args, **kwargs))
         finally:
             self.gather_function = gather
-            for part in gathering:
+            for part in gatherers:
                 part.gather_across_devices = True
 
     def _without_filling(self, losses: torch.Tensor) -> torch.Tensor:
@@ -170,15 +173,14 @@ class LacosTrainer(SentenceTransformerTrainer):
         Raises:
             UserError: the checkpoint is broken or does not fit.
         """
-        assert isinstance(self.loss, nn.Module)  # a loss per data set would be a dict
         folder = Path(checkpoint_path)
         check_pickles(folder)  # which are opened next
         if (folder / FILES).is_file():  # not so in a model's folder, nor in what the stock trainer wrote
             check_checkpoint(folder)
         try:
-            _restore(self.model, folder, bases=self._bases)
+            restore_(self.model, folder, bases=self._bases)
             if (file := folder / LOSS_FILE).is_file():
-                self.loss.load_state_dict(load_file(file, device=str(self.model.device)), strict=False)
+                load_own_weights_(self.loss, load_file(file, device=str(self.model.device)))
             elif own_weights(self.loss):
                 raise UserError(f"{file} is missing: the checkpoint was not written by LacosTrainer")
         except (OSError, SafetensorError, RuntimeError, KeyError) as error:
@@ -238,7 +240,7 @@ class LacosTrainer(SentenceTransformerTrainer):
 
     def _complete(self, new: Path, place: Path) -> None:
         """Add what is ours to the checkpoint that stock wrote into `new`, and that is to stand at `place`."""
-        if isinstance(self.loss, nn.Module) and (weights := own_weights(self.loss)):
+        if weights := own_weights(self.loss):
             save_file({name: tensor.contiguous() for name, tensor in weights.items()}, new / LOSS_FILE)
         best = place.with_name(f"checkpoint-{self.state.best_global_step}")
         self.state.best_model_checkpoint = str(best) if best == place or best.is_dir() else None
@@ -255,58 +257,6 @@ class LacosTrainer(SentenceTransformerTrainer):
         old = [path for path in whole if path not in kept]
         for path in old[: max(0, len(whole) - max(limit, len(kept.intersection(whole))))]:
             remove_folder(path)
-
-
-def _frozen_base_hash(module: nn.Module) -> str | None:
-    """Of the weights in memory; None where there is no frozen base."""
-    if not (isinstance(module, LoRA8bit) and (adapter_parameters(module.model) or is_quantized(module.model))):
-        return None
-    return base_hash(module.model)
-
-
-def _restore(model: SentenceTransformer, folder: Path, *, bases: list[str | None]) -> None:
-    """Give `model` the weights in `folder`; of a frozen base, only the hash is compared, before and after.
-
-    Args:
-        model: what is trained.
-        folder: a checkpoint.
-        bases: `_frozen_base_hash` of each module, when the training began.
-
-    Raises:
-        UserError: the checkpoint has another base, or the base in memory is not what it was.
-    """
-    frozen = frozen_hash(model)
-    entries = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-    for module, entry, base in zip(model, entries, bases, strict=True):
-        if isinstance(module, LoRA8bit) and base is not None:
-            manifest = Manifest.read(folder / MANIFEST_FILE)
-            # a self-contained checkpoint names the base as it is in memory, any other as it was read: before a cast
-            known = base if manifest.base_sha256 == base else module.base_sha256
-            check_base_hash(known, manifest, module.base_name)
-            if base_hash(module.model) != base:
-                raise UserError(f"the weights of {module.base_name} in memory were changed since the training began")
-            module.restore_adapter(folder)
-        elif isinstance(module, Module) and module.state_dict():
-            saved = type(module).load(str(folder), subfolder=entry["path"])
-            module.load_state_dict(saved.state_dict())
-    if frozen_hash(model) != frozen:
-        raise UserError(f"{folder} has other frozen weights than the model has: it is of a run from another base")
-
-
-def _gathering(loss: Any) -> list[Any]:
-    """The parts of a loss that gather embeddings from all processes."""
-    parts = loss.modules() if isinstance(loss, nn.Module) else ()
-    return [part for part in parts if vars(part).get("gather_across_devices")]
-
-
-def own_weights(loss: nn.Module) -> dict[str, Any]:
-    """The weights of a loss that are not its model's: tensors by name."""
-    return {name: tensor for name, tensor in loss.state_dict().items() if _is_own(name)}
-
-
-def _is_own(name: str) -> bool:
-    """Whether a tensor of a loss is its own: the model's lie in "model.", also of a loss in a loss ("loss.model.")."""
-    return "model" not in name.split(".")[:-1]
 
 
 class FindBest(TrainerCallback):

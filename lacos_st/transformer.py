@@ -27,6 +27,7 @@ from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
 from lacos_st.flat import flat_features, restored
 from lacos_st.folder import check_adapter, check_folder, in_subfolder, reading, without_remote_code
+from lacos_st.isolation import check_isolation
 from lacos_st.lengths import cap_length_, check_length
 from lacos_st.linear import keep_embedding_on_host_
 from lacos_st.loading import chosen_dtype, hub_part, load_base, read_config, read_named_base
@@ -161,6 +162,10 @@ class LoRA8bit(Transformer):
             self.model.requires_grad_(False)
         if self._manifest:
             self._check_loaded(path)
+        if not isinstance(self.model, BloomEncoder):
+            check_isolation(
+                self.model, lambda flat: self._read(flat)[self.module_output_name], limit=self.max_seq_length
+            )
 
     lora_rank: int
     lora_alpha: float | None

@@ -67,7 +67,7 @@ ALLOWED = {
     "pooling": {"folder", "seal", "upstream"},
     "seal": {"errors"},
     "pickles": {"errors"},
-    "finite": {"errors", "ranks"},
+    "finite": {"errors", "losses", "ranks"},
     "ranks": {"errors"},
     "shares": set(),
     "peak": {"recipe.machine"},

@@ -203,6 +203,13 @@ def test_a_revision_is_that_of_the_weights_and_options(folder: str, model: Sente
     changed = model_meta(other)
     assert changed.revision != first
     assert changed.use_instructions is True
+    for name, value in {"default_prompt_name": "query", "similarity_fn_name": "dot", "truncate_dim": 8}.items():
+        known = model_meta(other).revision
+        setattr(other, name, value)
+        assert model_meta(other).revision != known, name
+    known = model_meta(other).revision
+    other.tokenizer.truncation_side = "left"
+    assert model_meta(other).revision != known
 
 
 def test_names_in_mteb() -> None:

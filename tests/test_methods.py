@@ -21,9 +21,10 @@ from lacos_st.checkpoint import base_state
 from lacos_st.errors import UserError
 from lacos_st.freezing import freeze_blocks_, frozen_hash, train_biases_
 from lacos_st.linear import dequantize_
+from lacos_st.losses import own_weights
 from lacos_st.methods import build_model
 from lacos_st.settings import TrainConfig
-from lacos_st.trainer import LacosTrainer, own_weights
+from lacos_st.trainer import LacosTrainer
 from lacos_st.training import train
 
 PAIRS = [("a man plays a guitar", "a man plays"), ("the street is long", "long street"), ("x", "x y"), ("दो", "बच्चे दो")]

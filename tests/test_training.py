@@ -15,11 +15,12 @@ from lacos_st.arguments import training_arguments
 from lacos_st.checkpoint import base_hash
 from lacos_st.errors import UserError
 from lacos_st.linear import codes_hash
+from lacos_st.losses import own_weights
 from lacos_st.methods import build_loss, build_model, load_rows
 from lacos_st.resume import check_checkpoint
 from lacos_st.runs import RunFolder
 from lacos_st.settings import TrainConfig
-from lacos_st.trainer import LacosTrainer, own_weights
+from lacos_st.trainer import LacosTrainer
 from lacos_st.training import train
 
 WORDS = "a man plays guitar street is long and walks x the man's on in at by".split()

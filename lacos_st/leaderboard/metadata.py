@@ -14,7 +14,7 @@ from lacos_st.embedded import EMBEDDED
 from lacos_st.errors import UserError
 from lacos_st.models import load_model
 from lacos_st.sts import import_mteb
-from lacos_st.text_encoder import model_identity
+from lacos_st.text_encoder import OF_THE_WHOLE, model_identity
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -112,7 +112,8 @@ def _described(model: SentenceTransformer, given: str | None) -> dict[str, Any]:
     card = _card(given)
     hub = given is not None and is_hub_name(given)
     manifest = Manifest.read(folder / MANIFEST_FILE) if folder and (folder / MANIFEST_FILE).is_file() else None
-    identity = json.dumps({**model_identity(model), "prompts": model.prompts}, sort_keys=True, default=str)
+    own = {name: getattr(model, name) for name in OF_THE_WHOLE}
+    identity = json.dumps({**model_identity(model), **own}, sort_keys=True, default=str)
     revision = model.model_card_data.base_model_revision if hub else None
     total, embedding, stored_bytes = parameters_of(model)
     base = manifest.base if manifest else card.get("base_model")

@@ -84,7 +84,8 @@ def _from_folder(mteb: Any, name: str, subsets: list[str], folder: Path) -> Any:
         return _own(load_tasks(folder, names=[name])[0])
     if not isinstance(task, mteb.abstasks.sts.AbsTaskSTS) or task.eval_splits != [SPLIT]:
         raise UserError(
-            f"mteb task {name!r} cannot be run on files of graded pairs: leave out --data, and mteb fetches it"
+            f"mteb task {name!r} cannot be run on files of graded pairs: leave out --data, and mteb fetches it; or "
+            "give a file of your own another name"
         )
     if task.hf_subsets == ["default"]:
         return _filled(task, {"default": load_tasks(folder, names=[name])[0]})
@@ -96,7 +97,10 @@ def _from_folder(mteb: Any, name: str, subsets: list[str], folder: Path) -> Any:
             if subset in subsets:
                 raise
     if not found:
-        raise UserError(f"{folder}: no graded pairs of {name}: expected those of {', '.join(task.hf_subsets)}")
+        raise UserError(
+            f"{folder}: no graded pairs of {name}: expected those of {', '.join(task.hf_subsets)}; give a file of your "
+            "own another name than this task of mteb's"
+        )
     if not subsets and (missing := [subset for subset in task.hf_subsets if subset not in found]):
         logger.warning("%s: %s has no pairs of %s, which are left out", name, folder, ", ".join(missing))
     return _filled(mteb.get_task(name, hf_subsets=subsets or list(found)), found)
