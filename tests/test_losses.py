@@ -156,7 +156,7 @@ def test_losses_over_layers_are_refused_by_name(base: str, tmp_path: Path) -> No
     model = _model(base)
     loss = Matryoshka2dLoss(model, MultipleNegativesRankingLoss(model), [8])
     with pytest.raises(UserError, match="Matryoshka2dLoss need.* MatryoshkaLoss"):
-        LacosTrainer(model=model, args=_options(tmp_path), train_dataset=PAIRS, loss={"pairs": loss})
+        LacosTrainer(model=model, args=_options(tmp_path), train_dataset={"pairs": PAIRS}, loss={"pairs": loss})
 
 
 def test_a_loss_alone_is_trained_as_by_stock(base: str, tmp_path: Path) -> None:
