@@ -54,7 +54,7 @@ def check_isolation(model: PreTrainedModel, read: Read, *, limit: int | None = N
         with torch.no_grad():
             together = _read(read, ids, lengths)
             alone = torch.cat([_read(read, part, [len(part)]) for part in ids.split(lengths)])
-    except torch.OutOfMemoryError:
+    except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         raise UserError(f"{_cannot(kind)} ({type(error).__name__}: {error})") from error

@@ -99,7 +99,7 @@ def given_model(
         truncate_dim: dimensions that a model that is loaded keeps of each embedding, the first; None for all.
 
     Raises:
-        UserError: as `load_model`, or the model's embeddings have no so many dimensions.
+        UserError: as `load_model`, or the model's embeddings have fewer dimensions than that.
     """
     if not isinstance(given, str):
         return given
