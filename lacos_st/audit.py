@@ -119,6 +119,32 @@ def _tell_epoch(config: TrainConfig, texts: list[list[str]], *, rows: int, start
     )
 
 
+def validation_rows(config: TrainConfig, rows: Dataset) -> int:
+    """How many rows the validation loss is of; 0 where none has a negative, so that the loss is 0 whatever the model.
+
+    Batches hold no sentence twice: of rows that all share one, each would be a batch of its own. Where less than half
+    of the rows are reached, a warning says so.
+
+    Args:
+        config: The run's options.
+        rows: To validate on.
+    """
+    if config.method == "sbert":
+        return len(rows)
+    if config.allow_duplicates:
+        return len(rows) if len(rows) > 1 else 0
+    sizes = batch_sizes(_texts(rows), batch_size=config.batch_size, seed=config.seed)
+    if max(sizes) < 2:
+        return 0
+    if 2 * sum(sizes) < len(rows):
+        logger.warning(
+            "the validation loss is of %d of its %d rows, in batches of %.1f rows on average: the others share "
+            "sentences with these, which batches hold once; more different sentences would make it steadier",
+            *(sum(sizes), len(rows), sum(sizes) / len(sizes)),
+        )
+    return sum(sizes)
+
+
 def duplicates_in_batches(texts: Sequence[Sequence[str]], *, batch_size: int, seed: int) -> int:
     """How many rows the no-duplicates sampler has to move: those that repeat a text of their batch.
 

@@ -261,12 +261,20 @@ def _problem(layout: _Layout, cells: Cells, first: Any, second: Any, label: str)
         return "the header again (were files joined?)"
     if isinstance(cells, dict) and (lacking := [key for key in (layout.first, layout.second) if key not in cells]):
         return f"no {lacking[0]}"
+    if isinstance(cells, dict) and layout.label is None and (more := _says_more(cells)):
+        return f"a column {more} that the first row does not have: name it in every row, or in none"
     texts = (first, second, *_negatives(layout, cells))
     if (wrong := next(filter(None, map(flaw, texts)), None)) is not None:
         return wrong
     if layout.label is not None and label not in _LABELS:
         return f"label {label!r:.60} is none of {', '.join(LABEL_NAMES)}, e, n, c, 0, 1, 2 (or - for no gold label)"
     return None
+
+
+def _says_more(cells: dict[Any, Any]) -> str | None:
+    """A column that is filled and tells that a row may be no positive pair."""
+    filled = {_label(key) for key, value in cells.items() if value is not None}
+    return next((column for column in (*_LABEL_COLUMNS, *_SCORE_COLUMNS) if column in filled), None)
 
 
 def _scheme(name: str, layout: _Layout, labels: set[str]) -> tuple[Kind, dict[str, int]]:

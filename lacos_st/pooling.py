@@ -49,31 +49,34 @@ class Pooling(StockPooling):
 
         Returns:
             `features` with `sentence_embedding` (N, H · number of modes) in the dtype of the token embeddings; sums
-            are accumulated in float32; all zeros where a text has no token, and the maximum where it has none but the
-            prompt's and these are left out.
+            are accumulated in float32; all zeros where a text has no token, and the maximum and the last token where it
+            has none but the prompt's and these are left out.
         """
         features = super().forward(features, **kwargs)
         if not self.include_prompt and "prompt_length" in features:
-            features["sentence_embedding"] = self._without_maximum(features)
+            features["sentence_embedding"] = self._of_own_tokens(features)
         mask = features.get("attention_mask")
         if "cu_seq_lens_q" not in features and mask is not None:
             empty = (mask != 0).sum(1, keepdim=True) == 0
             features["sentence_embedding"] = features["sentence_embedding"].masked_fill(empty, 0.0)
         return features
 
-    def _without_maximum(self, features: dict[str, Any]) -> torch.Tensor:
-        """The sentence embeddings, zeros where a maximum is taken over no token, for which the stock code has -inf."""
+    def _of_own_tokens(self, features: dict[str, Any]) -> torch.Tensor:
+        """The sentence embeddings, zeros where a text has the prompt's tokens alone.
+
+        For its maximum the stock code has -inf there, for its last token in a flat batch the prompt's.
+        """
         prompt = int(torch.as_tensor(features["prompt_length"]).flatten()[0])
         bounds: torch.Tensor | None = features.get("cu_seq_lens_q")
         mask: torch.Tensor | None = features.get("attention_mask")
         embedded: torch.Tensor = features["sentence_embedding"]
         modes = [self.pooling_mode] if isinstance(self.pooling_mode, str) else list(self.pooling_mode)
         lengths = bounds.diff() if bounds is not None else None if mask is None else mask.ne(0).sum(1)
-        if "max" not in modes or lengths is None:
+        chosen = torch.tensor([mode in ("max", "lasttoken") for mode in modes], device=embedded.device)
+        if lengths is None or not chosen.any():
             return embedded
-        maximum = torch.tensor([mode == "max" for mode in modes], device=embedded.device)
         parts = embedded.unflatten(-1, (len(modes), -1))
-        return parts.masked_fill(((lengths <= prompt)[:, None] & maximum)[..., None], 0.0).flatten(-2)
+        return parts.masked_fill(((lengths <= prompt)[:, None] & chosen)[..., None], 0.0).flatten(-2)
 
     def _forward_flattened(
         self, token_embeddings: torch.Tensor, features: dict[str, torch.Tensor], prompt_length: int | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -63,6 +63,15 @@ def check_checkpoint(folder: Path) -> None:
             f"checkpoint {folder} is broken ({error}): delete this folder to resume from the one before it, or train "
             "anew with --overwrite"
         ) from error
+
+
+def best_of(folder: Path) -> str | None:
+    """Name of the best checkpoint when this one was written; None where none had been saved, or nothing says."""
+    try:
+        best = _read(folder / STATE).get("best_model_checkpoint")
+    except (OSError, ValueError):
+        return None
+    return None if best is None else PurePath(best).name
 
 
 def _check_files(folder: Path, content: dict[str, Any]) -> None:

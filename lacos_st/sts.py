@@ -7,7 +7,7 @@ all of its rows concatenated, as MTEB computes it, not the mean over its sub-set
 
 from __future__ import annotations
 
-import math
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,18 +16,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lacos_st.errors import UserError
-from lacos_st.sources import Cells, cells_of, flaw, read_csv, read_lines
+from lacos_st.graded import Rows, kind_of, read_rows, stem_of
+
+logger = logging.getLogger(__name__)
 
 Group = Literal["sts", "xsts"]
-Rows = list[tuple[float, str, str]]
 
 ENGLISH = "en-en"
 TEST = "test"  # the split whose scores are told, where mteb has several
-SHOWN = 10  # malformed rows of a file that a message describes; all are counted
 UNKNOWN_LANGUAGES = "?"  # a file whose name says nothing about its languages
 _STS_RANGE = (0.0, 5.0)
 _SICK_RANGE = (1.0, 5.0)
 _TRACK = re.compile(r"track\d+([ab]?)\.([a-z]{2,3}-[a-z]{2,3})")
+_OF_LAYOUT = re.compile(
+    r"en/(STS1[2-6]|STSb\.(dev|test|train)|SICK)\.tsv|sts17/track\d+[ab]?\.\w+-\w+\.tsv"
+    r"|stsb_multi_mt/(dev|test|train)\.\w+\.tsv"
+)
+_IN_FOLDER = re.compile(r"[^/]+")
+SHOWN = 5  # files that a warning names
 _LANGUAGES_IN_STEM = re.compile(r"\.([a-z]{2,3})(?:-([a-z]{2,3}))?$")
 
 
@@ -82,8 +88,9 @@ def load_tasks(folder: str | Path, *, names: Sequence[str] | None = None) -> lis
     The known layout has `en/STS12.tsv` ... `en/STS16.tsv` and `en/STSb.{dev,test}.tsv` (subset, score, s1, s2),
     `en/SICK.tsv` (split, score, s1, s2, ...), `sts17/track*.tsv` and `stsb_multi_mt/{dev,test}.LANG.tsv` (score, s1,
     s2), in the folder itself or in its sub-folder `sts`. Any other folder: each `*.tsv` (no quoting) and `*.csv`
-    (quoted) of columns score, s1, s2 is a task named after the file, its languages read from a name such as
-    `name.en-fr.tsv`, its scale the range of its scores.
+    (quoted), also `.gz`, of columns score, s1, s2 is a task named after the file, its languages read from a name such
+    as `name.en-fr.tsv`, its scale the range of its scores. A warning names such files that are not read: beside those
+    of the known layout, and in sub-folders.
 
     Args:
         folder: where the files lie.
@@ -136,7 +143,7 @@ def load_task_file(path: str | Path, *, option: str = "eval_sts") -> StsTask:
     file = Path(path)
     if not file.is_file():
         raise UserError(f"{option} {file} is no file: name a .tsv or .csv of columns score, sentence 1, sentence 2")
-    if file.suffix not in (".tsv", ".csv"):
+    if kind_of(file) is None:
         raise UserError(f"{option} {file} ends in neither .tsv nor .csv: name a file of score, sentence 1, sentence 2")
     return _plain_file(file)()
 
@@ -222,6 +229,7 @@ def _tasks_in(root: Path) -> tuple[dict[str, Callable[[], StsTask]], bool]:
         raise UserError(f"{root}: no such folder; give one with graded pairs (score, sentence 1, sentence 2)")
     layout = next((place for place in (root, root / "sts") if (place / "en").is_dir()), None)
     known = _known_layout(layout) if layout else _plain_files(root)
+    _tell_others(layout or root, layout=layout is not None)
     if not known:
         raise _nothing_in(root)
     return known, layout is not None
@@ -263,19 +271,31 @@ def _is_default(name: str) -> bool:
 
 
 def _plain_files(root: Path) -> dict[str, Callable[[], StsTask]]:
+    """A loader for each file of graded pairs that lies in a folder itself, named after it."""
     known: dict[str, Callable[[], StsTask]] = {}
-    for path in sorted([*root.glob("*.tsv"), *root.glob("*.csv")]):
-        if path.stem in known:
-            raise UserError(f"{root}: {path.stem}.tsv and {path.stem}.csv would be one task: rename one of them")
-        known[path.stem] = _plain_file(path)
+    for path in sorted(path for path in root.iterdir() if kind_of(path) and path.is_file()):
+        name = stem_of(path)
+        if name in known:
+            raise UserError(f"{path} and another file beside it would both be the task {name}: rename one of them")
+        known[name] = _plain_file(path)
     return known
 
 
+def _tell_others(root: Path, *, layout: bool) -> None:
+    """Warn of what looks like graded pairs in a folder and is no task: not those of a training split."""
+    found = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*")) if kind_of(path) and path.is_file()]
+    read = _OF_LAYOUT if layout else _IN_FOLDER
+    others = [name for name in found if not read.fullmatch(name)]
+    if others:
+        shown = ", ".join(others[:SHOWN]) + (", ..." if len(others) > SHOWN else "")
+        logger.warning("%s: not read as graded pairs: %s; a folder of their own makes them tasks", root, shown)
+
+
 def _plain_file(path: Path) -> Callable[[], StsTask]:
-    match = _LANGUAGES_IN_STEM.search(path.stem)
+    match = _LANGUAGES_IN_STEM.search(stem_of(path))
     languages = f"{match[1]}-{match[2] or match[1]}" if match else UNKNOWN_LANGUAGES
     group: Group = "sts" if languages in (ENGLISH, UNKNOWN_LANGUAGES) else "xsts"
-    return partial(_load_file, path, path.stem, group, languages, None, first_column=None)
+    return partial(_load_file, path, stem_of(path), group, languages, None, first_column=None)
 
 
 def _load_file(
@@ -287,13 +307,13 @@ def _load_file(
     *,
     first_column: int | None = 0,
 ) -> StsTask:
-    rows = _read_rows(path, first_column=first_column, scale=scale)
+    rows = read_rows(path, first_column=first_column, scale=scale)
     return _task(path, name, group, languages, scale, rows)
 
 
 def _load_aligned(path1: Path, path2: Path, name: str, languages: str) -> StsTask:
     """Pair sentence 1 of one language's file with sentence 2 of another's; both files hold the same rows."""
-    rows1, rows2 = (_read_rows(path, first_column=0, scale=_STS_RANGE) for path in (path1, path2))
+    rows1, rows2 = (read_rows(path, first_column=0, scale=_STS_RANGE) for path in (path1, path2))
     if [row[0] for row in rows1] != [row[0] for row in rows2]:
         raise UserError(f"{path1} and {path2} are not aligned: expected the same scores in the same order")
     rows = [(one[0], one[1], two[2]) for one, two in zip(rows1, rows2, strict=True)]
@@ -309,78 +329,6 @@ def _task(
         return StsTask(name, group, languages, sentences1, sentences2, scores, scale or (min(scores), max(scores)))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-
-
-def _read_rows(path: Path, *, first_column: int | None, scale: tuple[float, float] | None) -> Rows:
-    """Read (score, s1, s2) from the three columns from first_column on.
-
-    A file of an unknown set (first_column None) has just these, or a subset's or genre's name before them; files of
-    graded pairs alone (first_column 0) have just three.
-    """
-    lines = _read_cells(path)
-    exact = not first_column
-    if first_column is None:
-        parsed = next((cells for _, cells in lines if not isinstance(cells, str)), [])
-        first_column = 1 if len(parsed) == 4 else 0
-    width = first_column + 3
-    rows: Rows = []
-    problems: list[tuple[int, str]] = []
-    for line, cells in lines:
-        if isinstance(cells, str):
-            problems.append((line, cells))
-        elif len(cells) < width or (exact and len(cells) != width):
-            problems.append((line, f"{len(cells)} columns, expected {width} ({'..., ' * first_column}score, s1, s2)"))
-        elif line == 1 and cells[first_column].strip().lower() == "score":
-            continue  # a header
-        else:
-            score_text, sentence1, sentence2 = cells[first_column:width]
-            score, problem = _score(score_text, scale)
-            problem = problem or flaw(sentence1) or flaw(sentence2)
-            if problem is None:
-                rows.append((score, sentence1, sentence2))
-            else:
-                problems.append((line, problem))
-    if problems:
-        shown = "; ".join(f"line {line}: {problem}" for line, problem in problems[:SHOWN])
-        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise UserError(
-            f"{path}, {shown}{more} ({len(problems)} malformed, {len(rows)} usable rows): mend them: graded rows are "
-            "never left out, as scores over other rows do not compare"
-        )
-    if not rows:
-        raise UserError(f"{path}: no rows; expected lines of score, sentence 1, sentence 2")
-    return rows
-
-
-def _score(text: str, scale: tuple[float, float] | None) -> tuple[float, str | None]:
-    """The number in `text`, and what is wrong with it, if anything."""
-    low, high = scale or (float("-inf"), float("inf"))
-    try:
-        score = float(text) if "_" not in text else None  # float() reads "1_5" as 15
-    except ValueError:
-        score = None
-    if score is None:
-        return 0.0, f"score {text!r} is not a number"
-    if not math.isfinite(score):
-        return score, f"score {text!r} is not a finite number"
-    if not low <= score <= high:
-        return score, f"score {text!r} is not a number between {low:g} and {high:g}"
-    return score, None
-
-
-def _read_cells(path: Path) -> list[tuple[int, list[str] | str]]:
-    """Split a tsv at its tabs (no quoting), read a csv with quotes; each row with its 1-based line number.
-
-    Cells are a `str` that says what is wrong where a row could not be parsed. A blank line of a tsv is a row of one
-    cell: rows of aligned files are told by their place.
-    """
-    if path.suffix == ".csv":
-        return [(line, _as_row(cells)) for line, cells in read_csv(path)]
-    return [(line, wrong or cells_of(text)) for line, text, wrong in read_lines(path)]
-
-
-def _as_row(cells: Cells | str) -> list[str] | str:
-    return cells if isinstance(cells, str) else list(cells)
 
 
 def _summary(known: dict[str, Callable[[], StsTask]]) -> str:

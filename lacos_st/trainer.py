@@ -28,7 +28,7 @@ from lacos_st.heap import keep_freed_memory, return_freed_memory
 from lacos_st.losses import gathering, load_own_weights_, own_gradients, own_weights, parts
 from lacos_st.pickles import check_pickles
 from lacos_st.restoring import frozen_bases, restore_
-from lacos_st.resume import FILES, STATE, check_checkpoint, checkpoints, list_files
+from lacos_st.resume import FILES, STATE, best_of, check_checkpoint, checkpoints, list_files
 from lacos_st.runs import LAST_LINE, read_log
 from lacos_st.saving import whatever_it_embeds
 from lacos_st.shares import SharedBatches
@@ -71,14 +71,15 @@ class LacosTrainer(SentenceTransformerTrainer):
         ranks.check_same(repr(self._bases), "base")
         self._stop_on_non_finite = StopOnNonFinite(self.loss)
         self.add_callback(self._stop_on_non_finite)
+        self._find_best = FindBest()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the stock method; on a CPU the memory of a step is kept for the next, and given back at the end."""
         ranks.on_first(lambda: clear_leftovers(Path(str(self.args.output_dir)), "checkpoint-*"))
         if ranks.count() > 1:  # dropout differs from process to process; what is resumed has its own numbers
             torch.manual_seed(self.args.seed + ranks.rank())
-        if not any(isinstance(callback, FindBest) for callback in self.callback_handler.callbacks):
-            self.add_callback(FindBest)
+        if self._find_best not in self.callback_handler.callbacks:  # behind those of the user
+            self.add_callback(self._find_best)
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -177,6 +178,7 @@ class LacosTrainer(SentenceTransformerTrainer):
         check_pickles(folder)  # which are opened next
         if (folder / FILES).is_file():  # not so in a model's folder, nor in what the stock trainer wrote
             check_checkpoint(folder)
+        self._find_best.recorded = best_of(folder)
         try:
             restore_(self.model, folder, bases=self._bases)
             if (file := folder / LOSS_FILE).is_file():
@@ -242,8 +244,8 @@ class LacosTrainer(SentenceTransformerTrainer):
         """Add what is ours to the checkpoint that stock wrote into `new`, and that is to stand at `place`."""
         if weights := own_weights(self.loss):
             save_file({name: tensor.contiguous() for name, tensor in weights.items()}, new / LOSS_FILE)
-        best = place.with_name(f"checkpoint-{self.state.best_global_step}")
-        self.state.best_model_checkpoint = str(best) if best == place or best.is_dir() else None
+        if self.state.best_global_step == self.state.global_step:  # else the best of those before stays what it is
+            self.state.best_model_checkpoint = str(place)
         self.state.save_to_json(str(new / STATE))  # again, as stock looks for the best one beside the new one
         list_files(new, step=self.state.global_step)
 
@@ -260,14 +262,21 @@ class LacosTrainer(SentenceTransformerTrainer):
 
 
 class FindBest(TrainerCallback):
-    """Finds the best checkpoint of a resumed run, which stock code forgets where the run's folder has moved."""
+    """Finds the best checkpoint of a resumed run, which stock code forgets where the run's folder has moved.
+
+    Attributes:
+        recorded: name of the best checkpoint as the one that is resumed from has it; None where none was saved.
+    """
+
+    def __init__(self) -> None:
+        self.recorded: str | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Raises UserError where the best checkpoint is not there."""
-        if args.load_best_model_at_end and state.global_step and state.best_global_step:
-            best = Path(str(args.output_dir), f"checkpoint-{state.best_global_step}")
+        """Raises UserError where the best checkpoint is not there; the best evaluation may have none."""
+        if args.load_best_model_at_end and state.global_step and self.recorded:
+            best = Path(str(args.output_dir), self.recorded)
             if not best.is_dir():
                 raise UserError(
                     f"the best checkpoint so far, {best}, is gone: put it back, or train anew with --overwrite"

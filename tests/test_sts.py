@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import sys
 from pathlib import Path
@@ -109,6 +110,33 @@ def test_any_other_folder_is_read_file_by_file(tmp_path: Path) -> None:
         ('ein "Hund\u2028da', "Hund"),
         ("Katze", "Hund"),
     )
+
+
+def test_files_in_capitals_and_compressed_are_read_and_others_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = "5\ta\tb {}\n0\tc\td\n"
+    (tmp_path / "A.TSV").write_text(rows.format("capitals"), encoding="utf-8")
+    (tmp_path / "b.en-de.tsv.gz").write_bytes(gzip.compress(rows.format("compressed").encode()))
+    (tmp_path / "c.csv.gz").write_bytes(gzip.compress(b'5,"a, b",e\n0,c,d\n'))
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "lost.tsv").write_text(rows, encoding="utf-8")
+    tasks = load_tasks(tmp_path)
+    assert [(task.name, task.languages) for task in tasks] == [("A", "?"), ("b.en-de", "en-de"), ("c", "?")]
+    assert {"b capitals", "b compressed", "a, b"} < load_sentences(tmp_path)
+    assert "not read as graded pairs: sub/lost.tsv" in caplog.text
+    (tmp_path / "A.csv").write_text("5,a,b\n0,c,d\n", encoding="utf-8")
+    with pytest.raises(UserError, match="would both be the task A"):
+        load_tasks(tmp_path)
+
+
+def test_files_beside_the_known_layout_are_named(known: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_sentences(known)
+    assert "not read" not in caplog.text
+    (known / "mine.tsv").write_text("5\ta\tb\n0\tc\td\n", encoding="utf-8")
+    (known / "en" / "Mine.tsv").write_text("5\ta\tb\n0\tc\td\n", encoding="utf-8")
+    assert "mine" not in {task.name for task in load_tasks(known)}
+    assert "not read as graded pairs: en/Mine.tsv, mine.tsv;" in caplog.text
 
 
 def test_a_column_for_the_subset_may_come_first(tmp_path: Path) -> None:

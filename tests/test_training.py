@@ -261,6 +261,51 @@ def test_validation_split_keeps_mirrored_pairs_apart(
     assert "no validation: of 120 rows a tenth at most is split off" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("rows", "more", "held_out"),
+    [
+        (500, {}, None),  # a tenth is one group of 50 with one anchor
+        (15, {}, None),  # a tenth is one row
+        (500, {"method": "sbert"}, 50),  # which needs no negative
+        (500, {"allow_duplicates": True}, 50),  # the loss has negatives, if false ones
+    ],
+)
+def test_validation_rows_without_a_negative_are_none(
+    options: dict[str, Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    rows: int,
+    more: dict[str, Any],
+    held_out: Any,
+) -> None:
+    file = tmp_path / "rows.tsv"
+    label = ("entailment\t", "neutral\t", "contradiction\t") if "method" in more else ("",) * 3
+    texts = [
+        f"{label[i % 3]}How is topic {i // 50}?\tanswer {i}\n" if rows > 15 else f"a{i}\tb{i}\n" for i in range(rows)
+    ]
+    file.write_text("".join(texts), encoding="utf-8")
+    found, aside = load_rows(configure(options, data=str(file), **more))
+    assert aside is None if held_out is None else len(aside) == held_out
+    assert len(found) == rows - (held_out or 0)
+    assert ("no validation" in caplog.text) == (held_out is None)
+
+
+def test_eval_data_without_a_negative_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "rows.tsv"
+    file.write_text("".join(f"one question\tanswer {i}\n" for i in range(20)), encoding="utf-8")
+    with pytest.raises(UserError, match="none has a negative and the loss is 0"):
+        load_rows(configure(options, eval_data=[str(file)]))
+
+
+def test_validation_rows_that_no_batch_reaches_are_told(
+    options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "rows.tsv"
+    file.write_text("".join(f"question {i % 4}\tanswer {i}\n" for i in range(64)), encoding="utf-8")
+    load_rows(configure(options, eval_data=[str(file)], batch_size=16))
+    assert "the validation loss is of 16 of its 64 rows, in batches of 4.0 rows on average" in caplog.text
+
+
 def test_rows_of_an_evaluation_set_are_left_out(options: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "pairs.tsv").write_text("".join(f"anchor {i}\tpositive {i}\n" for i in range(20)), encoding="utf-8")
     (tmp_path / "sts").mkdir()

@@ -48,6 +48,17 @@ BAD = [
         '["A cat naps.", "A cat sleeps."]\n{"anchor": "a", "positive": "b", "anchor": "c"}\n',
         "line 2: not JSON: a key stands twice",
     ),
+    (
+        "label.jsonl",
+        '{"anchor": "A cat naps.", "positive": "A cat sleeps."}\n'
+        '{"anchor": "a", "positive": "b", "label": "contradiction"}\n',
+        "line 2: a column label that the first row does not have",
+    ),
+    (
+        "score.jsonl",
+        '{"anchor": "A cat naps.", "positive": "A cat sleeps."}\n{"anchor": "a", "positive": "b", "Score": 0.0}\n',
+        "line 2: a column score that the first row does not have",
+    ),
     ("deep.jsonl", '["A cat naps.", "A cat sleeps."]\n' + "[" * 100_000 + "\n", "line 2: not JSON"),
     ("lines.csv", 'anchor,positive\nA cat naps.,A cat sleeps.\n"a\nb",c,d\n', "line 3: 3 columns"),
     ("gone.jsonl", '{"anchor": "A cat naps.", "positive": "A cat sleeps."}\n{"anchor": "b"}\n', "no positive"),
