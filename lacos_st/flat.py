@@ -6,7 +6,23 @@ from typing import Any
 
 import torch
 
+from lacos_st.errors import UserError
 from lacos_st.ragged import RaggedLayout, padded_to_flat, ragged_layout
+
+
+def attended(stock: Any) -> Any:
+    """The stock property `query_expansion`, which refuses tokens that nothing attends to: they have no embedding here.
+
+    Args:
+        stock: property of sentence-transformers' `Transformer`.
+    """
+
+    def expand(module: Any, value: Any) -> None:
+        if value is not None and not value.get("attend", False):
+            raise UserError('query_expansion needs "attend": True: without, its tokens are padding, which is not read')
+        stock.__set__(module, value)
+
+    return property(stock.__get__, expand, doc=stock.__doc__)
 
 
 def flat_features(

@@ -25,6 +25,12 @@ from lacos_st.quantizer import METHOD, Blockwise8bitConfig
 
 HUB_KEYS = ("token", "cache_dir", "revision", "local_files_only")
 
+HARMLESS = (
+    *(*HUB_KEYS, "subfolder", "trust_remote_code", "code_revision", "force_download", "proxies", "gguf_file"),
+    *("attn_implementation", "dtype", "torch_dtype", "use_cache"),
+)
+"""Of `config_kwargs`, what says where to look, or changes no embedding; dropout does not either."""
+
 VALUES_PER_STORED_VALUE = 2
 """Most values a model may have for each one in its files: a checkpoint may lack heads that we do not use."""
 
@@ -241,6 +247,26 @@ def read_tokenizer(path: str, **hub: Any) -> Any:
 def hub_part(options: dict[str, Any]) -> dict[str, Any]:
     """Those of `from_pretrained`'s options that say how the hub is asked."""
     return {key: options[key] for key in HUB_KEYS if key in options}
+
+
+def check_changes(config_kwargs: dict[str, Any], *, base: str, kept: bool) -> None:
+    """That a configuration that was changed while the base is loaded is one that a saved model comes back with.
+
+    Args:
+        config_kwargs: as sentence-transformers has them.
+        base: its name, for the message.
+        kept: whether the model is saved with its base, and its configuration with it.
+
+    Raises:
+        UserError: it is saved by its base's name, or the base is a GGUF file, whose header is the configuration.
+    """
+    changed = [name for name in config_kwargs if name not in HARMLESS and "drop" not in name]
+    if changed and not kept:
+        raise UserError(
+            f"config_kwargs changes {', '.join(changed)} of {base}: a model that is saved by its base's name would "
+            "come back without. Save the changed base (config and weights) in a folder and name that, or, of a base "
+            "that is no GGUF file, keep the base with the model: self_contained=True"
+        )
 
 
 def _gguf_options(

@@ -25,12 +25,12 @@ from lacos_st.columns import COLUMN, Column
 from lacos_st.echo import doubled
 from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
-from lacos_st.flat import flat_features, restored
+from lacos_st.flat import attended, flat_features, restored
 from lacos_st.folder import check_adapter, check_folder, in_subfolder, reading, without_remote_code
 from lacos_st.isolation import check_isolation
 from lacos_st.lengths import cap_length_, check_length
 from lacos_st.linear import keep_embedding_on_host_
-from lacos_st.loading import chosen_dtype, hub_part, load_base, read_config, read_named_base
+from lacos_st.loading import check_changes, chosen_dtype, hub_part, load_base, read_config, read_named_base
 from lacos_st.probes import base_dtype_name, check_base_hash, check_options, embed_probes
 from lacos_st.quantizer import Blockwise8bitConfig
 from lacos_st.saving import write_module
@@ -179,6 +179,7 @@ class LoRA8bit(Transformer):
     embedding_device: str | None
     attention: str
     echo: bool
+    query_expansion = attended(Transformer.query_expansion)
     preprocess = one_at_a_time(Transformer.preprocess)  # a tokenizer is not safe in threads
 
     # Loading
@@ -229,6 +230,8 @@ class LoRA8bit(Transformer):
             raise UserError(f"backend={backend!r}: 8-bit blocks need torch; export the model to use another backend")
         hub = hub_part(config_kwargs)
         is_gguf = gguf.is_gguf(self._base_path) and not self._by_reference()  # then a tokenizer's folder is given
+        frozen = bool(self.lora_rank or self.code) and not self.self_contained
+        check_changes(config_kwargs, base=self._base_path, kept=not (frozen or is_gguf or self._by_reference()))
         self._check_base(config := read_config(self._base_path if is_gguf else model_name_or_path, **hub))
         return (config, False) if is_gguf else super()._load_config(model_name_or_path, backend, config_kwargs)
 

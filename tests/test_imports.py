@@ -54,7 +54,7 @@ ALLOWED = {
     "kernels": {"alibi", "flex", "ragged", "scoring", "sdpa", "upstream", "varlen"},
     "attention": {"alibi", "errors", "kernels", "ragged", "scoring", "sdpa"},
     "bloom": {"attention", "bloom_layer", "flat", "product", "upstream"},
-    "flat": {"ragged"},
+    "flat": {"errors", "ragged"},
     "echo": {"ragged"},
     "lengths": {"errors"},
     "saving": {"adapters", "bloom", "checkpoint", "errors", "probes", "unfinished", "upstream"},

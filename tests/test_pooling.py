@@ -70,10 +70,10 @@ def test_an_empty_text_is_a_zero_vector(mode: str | tuple[str, ...], lengths: li
     assert torch.all(Pooling(4, mode)(padded)["sentence_embedding"][[i for i, n in enumerate(lengths) if not n]] == 0)
 
 
-@pytest.mark.parametrize("mode", ["max", "mean", ("mean", "max"), ("max", "cls")])
+@pytest.mark.parametrize("mode", ["max", "mean", ("mean", "max"), ("max", "cls"), "lasttoken", ("lasttoken", "mean")])
 @pytest.mark.parametrize("kind", ["flat", "padded"])
 @pytest.mark.parametrize("prompt", [2, torch.tensor([2, 2, 2])])
-def test_the_maximum_of_a_prompt_that_is_left_out_is_zero(
+def test_a_prompt_that_is_left_out_gives_no_maximum_and_no_last_token(
     mode: str | tuple[str, ...], kind: str, prompt: int | torch.Tensor
 ) -> None:
     torch.manual_seed(0)
@@ -89,4 +89,6 @@ def test_the_maximum_of_a_prompt_that_is_left_out_is_zero(
     for name, part in zip(modes, found.split(4, dim=1), strict=True):
         if name == "max":
             assert torch.equal(part, torch.stack([torch.zeros(4), tokens[4:6].max(0).values, torch.zeros(4)]))
+        if name == "lasttoken":
+            assert torch.equal(part, torch.stack([torch.zeros(4), tokens[5], torch.zeros(4)]))
         assert part.abs().max() < 10

@@ -352,6 +352,33 @@ def test_unknown_base() -> None:
         LoRA8bit("no/such-model")
 
 
+def test_a_changed_configuration_is_one_that_comes_back(tmp_path: Path) -> None:
+    base = str(tiny.save(tmp_path / "base", "llama"))
+    changed = {"num_hidden_layers": 1, "attention_dropout": 0.1}
+    with pytest.raises(UserError, match="config_kwargs changes num_hidden_layers of"):
+        make(base, config_kwargs=changed)
+    for name, options in {"whole": {"self_contained": True}, "float": {"code": None, "lora_rank": 0}}.items():
+        model = make(base, config_kwargs=changed, **options)
+        assert len(model[0].model.base_model.layers if options.get("lora_rank", 2) else model[0].model.layers) == 1
+        model.save_pretrained(str(tmp_path / name))
+        np.testing.assert_array_equal(reload(tmp_path / name).encode(SENTENCES), model.encode(SENTENCES))
+    make(base, config_kwargs={"attention_dropout": 0.1}).save_pretrained(str(tmp_path / "dropout"))
+    with pytest.raises(UserError, match="config_kwargs changes num_hidden_layers of"):
+        SentenceTransformer(str(tmp_path / "dropout"), device="cpu", config_kwargs=changed)
+
+
+def test_query_expansion_needs_attention(base: str) -> None:
+    module = make(base)[0]
+    with pytest.raises(UserError, match='"attend": True'):
+        module.query_expansion = {"strategy": "fixed", "length": 16, "token": "</s>"}
+    assert module.query_expansion is None
+    module.query_expansion = {"strategy": "fixed", "length": 16, "token": "</s>", "attend": True}
+    assert module.query_expansion["length"] == 16
+    module.query_expansion = None
+    with pytest.raises(UserError, match='"attend": True'):
+        make(base, query_expansion={"strategy": "fixed", "length": 16, "token": "</s>"})
+
+
 def test_an_encoder_decoder(tmp_path: Path) -> None:
     T5Config().save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
