@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -60,10 +61,12 @@ def tokenizer(*, chat_template: bool = False) -> PreTrainedTokenizerFast:
     return fast
 
 
-def model(architecture: str = "bloom", *, hidden: int = 64, seed: int = 0, std: float = 0.1) -> PreTrainedModel:
-    """A random float32 model of two layers, its weights large enough that attention matters."""
+def model(
+    architecture: str = "bloom", *, hidden: int = 64, seed: int = 0, std: float = 0.1, **more: Any
+) -> PreTrainedModel:
+    """A random float32 model of two layers, its weights large enough that attention matters; `more` of its config."""
     config_class, model_class, sizes = ARCHITECTURES[architecture]
-    options = dict(sizes)
+    options = {**sizes, **more}
     if architecture != "bloom":
         options["max_position_embeddings"] = 64
     torch.manual_seed(seed)
