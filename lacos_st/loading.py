@@ -22,6 +22,7 @@ from lacos_st.checkpoint import base_hash
 from lacos_st.errors import UserError
 from lacos_st.folder import check_folder, weight_headers
 from lacos_st.quantizer import METHOD, Blockwise8bitConfig
+from lacos_st.stored import Stored8bit
 
 HUB_KEYS = ("token", "cache_dir", "revision", "local_files_only")
 
@@ -123,7 +124,7 @@ def load_base(
         **options: of transformers' `from_pretrained`.
 
     Raises:
-        UserError: see `open_base`.
+        UserError: see `open_base`; or all of its weights are stored in 8 bits.
     """
     stored = stored_quantization(config)
     model, file = open_base(path, config, quantization=quantization, **options)
@@ -134,6 +135,7 @@ def load_base(
         stored = None
     if isinstance(dtype, torch.dtype):
         nn.Module.to(model, dtype=dtype)
+    _check_floats(path, model)
     return LoadedBase(model, sha256, stored or quantization)
 
 
@@ -199,6 +201,20 @@ def open_base(
             f"{len(report['mismatched_keys'])} have another shape"
         )
     return model, file
+
+
+def _check_floats(path: str, model: nn.Module) -> None:
+    """That a float weight is left: transformers and peft tell a model's device and dtype by its first one.
+
+    Raises:
+        UserError: there is none, as in OLMo, whose layer norms have no weights.
+    """
+    if next(model.parameters(), None) is None:
+        layers = {name: layer.codes.numel() for name, layer in model.named_modules() if isinstance(layer, Stored8bit)}
+        raise UserError(
+            f"no float weight is left in {path!r} with all of its layers in 8 bits, by which its device and dtype would "
+            f"be known: leave a layer out of 8 bits, such as skip=[{min(layers, key=layers.__getitem__)!r}]"
+        )
 
 
 def with_file_hash(sha256: str, file: Path | None) -> str:
