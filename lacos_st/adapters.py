@@ -51,9 +51,15 @@ def lora_layers(model: PreTrainedModel, targets: str | Sequence[str] = "paper") 
             names, or ends of names, of layers.
 
     Raises:
-        UserError: the architecture's feed-forward layers are not known, or a name fits no layer.
+        UserError: the architecture's feed-forward layers are not known, it has no linear layers, or a name fits none.
     """
     linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    if targets in ("paper", "recipe", "all-linear") and not linear:
+        raise UserError(
+            f"lora_targets={targets!r}: {type(model).__name__} ({model.config.model_type}) has no linear layers that "
+            "LoRA is put on here (GPT-2's are Conv1D): take another base, or name its token embedding with "
+            "lora_targets=[...]"
+        )
     if targets == "all-linear":
         return linear
     embedding = model.get_input_embeddings()

@@ -26,7 +26,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from lacos_st.blockwise import check_block, quantize
 from lacos_st.errors import UserError
-from lacos_st.gguf_header import StoredTensor, read_header
+from lacos_st.gguf_attention import apply_attention_
+from lacos_st.gguf_header import Header, StoredTensor, read_header
 from lacos_st.heap import trim
 from lacos_st.linear import storable_layers
 from lacos_st.pages import release_pages
@@ -86,7 +87,8 @@ def read_config(name: str, **hub: Any) -> PreTrainedConfig:
     """The configuration of the model in a GGUF file.
 
     Raises:
-        UserError: the gguf package is missing, the file cannot be had, or is none that transformers knows.
+        UserError: the gguf package is missing, the file cannot be had, or is none that transformers knows; or its
+            attention is not transformers' (`apply_attention_`).
     """
     file = local_file(name, **hub)
     with _reading(file):
@@ -130,15 +132,15 @@ def read_weights(
         ValueError: a width that the block size does not divide, or inf or nan in a weight.
     """
     with _reading(file):
-        architecture, tensors = _read_header(file)
-        processor, names = gguf_tensors(architecture, config, model)
+        header = _read_header(file)
+        processor, names = gguf_tensors(header.architecture, config, model)
         content = np.memmap(file, dtype=np.uint8, mode="r")
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     skip = [] if quantization is None else [*quantization.skip, *UNUSED]
     stored = set() if quantization is None else {f"{name}.weight" for name, _ in storable_layers(model, skip=skip)}
     widths = [wanted[name][-1] for name in stored]
     state: dict[str, torch.Tensor] = {}
-    for tensor in tensors:
+    for tensor in header.tensors:
         name = names.get(tensor.name)
         if name not in wanted:
             if tensor.name in HEADS:
@@ -171,7 +173,7 @@ def shapes(file: Path) -> dict[str, tuple[int, ...]]:
         UserError: the gguf package is missing, or the file is damaged.
     """
     with _reading(file):
-        return {tensor.name: tensor.shape for tensor in _read_header(file)[1]}
+        return {tensor.name: tensor.shape for tensor in _read_header(file).tensors}
 
 
 def file_hash(file: Path) -> str:
@@ -234,8 +236,9 @@ def _floats(
 @lru_cache(maxsize=8)
 def _config(path: str, modified_ns: int, size: int) -> PreTrainedConfig:
     file = Path(path)
-    _read_header(file)
+    header = _read_header(file)
     config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
+    apply_attention_(config, header, file)
     config.dtype = torch.float32
     return config
 
@@ -254,7 +257,7 @@ def _tokenizer(path: str, modified_ns: int, size: int) -> str:
     return folder.name
 
 
-def _read_header(file: Path) -> tuple[str, list[StoredTensor]]:
+def _read_header(file: Path) -> Header:
     """`read_header`, where the gguf package is there to go on with."""
     try:
         import gguf  # noqa: F401

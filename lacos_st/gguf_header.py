@@ -1,4 +1,4 @@
-"""The header of a GGUF file: its architecture, and where its tensors lie.
+"""The header of a GGUF file: its architecture, its values, and where its tensors lie.
 
 The gguf package's own reader makes several objects of each of a vocabulary's entries: 0.6 GiB and half a minute for
 Gemma's 262,144. Here they are passed over. Format: the specification in ggml's repository, docs/gguf.md.
@@ -49,8 +49,23 @@ class StoredTensor:
         return math.prod(self.shape)
 
 
-def read_header(file: Path) -> tuple[str, list[StoredTensor]]:
-    """The architecture and the tensors of a file; what they hold is not read.
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its model.
+
+    Attributes:
+        architecture: llama.cpp's name of it.
+        tensors: in the order of the file.
+        fields: its values by their keys; None for an array, which is not read.
+    """
+
+    architecture: str
+    tensors: list[StoredTensor]
+    fields: dict[str, Any]
+
+
+def read_header(file: Path) -> Header:
+    """The header of a file; what its tensors hold is not read.
 
     Raises:
         ValueError: it is no GGUF file, or damaged.
@@ -69,7 +84,7 @@ class _Reader:
         self.content = content
         self.place = 0
 
-    def header(self) -> tuple[str, list[StoredTensor]]:
+    def header(self) -> Header:
         if self._bytes(4) != MAGIC:
             raise ValueError(f"it does not begin with {MAGIC.decode()}")
         version = self._number("I")
@@ -91,7 +106,8 @@ class _Reader:
         if len({tensor.name for tensor in known}) < len(known):
             raise ValueError("two of its tensors have one name")
         data = -(-self.place // alignment) * alignment
-        return architecture, [StoredTensor(each.name, each.shape, each.kind, data + each.start) for each in known]
+        placed = [StoredTensor(each.name, each.shape, each.kind, data + each.start) for each in known]
+        return Header(architecture, placed, found)
 
     def _tensor(self) -> StoredTensor:
         name = self._text()

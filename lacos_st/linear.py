@@ -176,7 +176,8 @@ def storable_layers(module: nn.Module, *, skip: Collection[str] = ()) -> Iterato
 
 def _is_scaled(layer: nn.Module) -> bool:
     """Whether an embedding is Gemma's: a plain one, and a constant that its result is multiplied by."""
-    return isinstance(layer, nn.Embedding) and type(layer).__name__.endswith("ScaledWordEmbedding")
+    named = isinstance(layer, nn.Embedding) and type(layer).__name__.endswith("ScaledWordEmbedding")
+    return named and hasattr(layer, "scalar_embed_scale")  # BioGPT's and BART's keep theirs elsewhere: left float
 
 
 def empty_8bit(layer: nn.Linear | nn.Embedding, *, block_size: int, code: str, name: str) -> Linear8bit | Embedding8bit:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from inspect import signature
@@ -22,6 +24,9 @@ from lacos_st.checkpoint import base_hash
 from lacos_st.errors import UserError
 from lacos_st.folder import check_folder, weight_headers
 from lacos_st.quantizer import METHOD, Blockwise8bitConfig
+from lacos_st.stored import Stored8bit
+
+logger = logging.getLogger(__name__)
 
 HUB_KEYS = ("token", "cache_dir", "revision", "local_files_only")
 
@@ -129,7 +134,7 @@ def load_base(
         **options: of transformers' `from_pretrained`.
 
     Raises:
-        UserError: see `open_base`.
+        UserError: see `open_base`; or all of its weights are stored in 8 bits.
     """
     stored = stored_quantization(config)
     model, file = open_base(path, config, quantization=quantization, **options)
@@ -140,7 +145,10 @@ def load_base(
         stored = None
     if isinstance(dtype, torch.dtype):
         nn.Module.to(model, dtype=dtype)
-    return LoadedBase(model, sha256, stored or quantization)
+    _check_floats(path, model)
+    if (stored := stored or quantization) is not None:
+        _warn_of_floats(path, model)
+    return LoadedBase(model, sha256, stored)
 
 
 def open_base(
@@ -205,6 +213,39 @@ def open_base(
             f"{len(report['mismatched_keys'])} have another shape"
         )
     return model, file
+
+
+def _check_floats(path: str, model: nn.Module) -> None:
+    """That a float weight is left: transformers and peft tell a model's device and dtype by its first one.
+
+    Raises:
+        UserError: there is none, as in OLMo, whose layer norms have no weights.
+    """
+    if next(model.parameters(), None) is None:
+        layers = {name: layer.codes.numel() for name, layer in model.named_modules() if isinstance(layer, Stored8bit)}
+        raise UserError(
+            f"no float weight is left in {path!r} with all of its layers in 8 bits, and its device and dtype are known "
+            f"by one: leave a layer out of 8 bits, such as skip=[{min(layers, key=layers.__getitem__)!r}]"
+        )
+
+
+def _warn_of_floats(path: str, model: nn.Module) -> None:
+    """Log it where less than half of a base's matrices are stored in 8 bits: Conv1D and 3-D experts never are."""
+    layers = list(model.modules())
+    stored = sum(layer.codes.numel() for layer in layers if isinstance(layer, Stored8bit))
+    left: Counter[str] = Counter()
+    for layer in layers:
+        left[type(layer).__name__] += sum(each.numel() for each in layer.parameters(recurse=False) if each.ndim > 1)
+    if stored < left.total():
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in left.most_common() if count)
+        logger.warning(
+            "of the %s values in the matrices of %r only %s are stored in 8 bits, which is for linear layers and the "
+            "token embedding; these stay floats: %s",
+            f"{stored + left.total():,}",
+            path,
+            f"{stored:,}",
+            kinds,
+        )
 
 
 def with_file_hash(sha256: str, file: Path | None) -> str:

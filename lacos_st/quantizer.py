@@ -111,6 +111,21 @@ def quantize_and_release(
     return codes, absmax
 
 
+def _check_heads(model: PreTrainedModel, names: list[str]) -> None:
+    """That a checkpoint holds the layers of `names` that lie outside the encoder.
+
+    Raises:
+        UserError: it was saved as another class, without this head.
+    """
+    saved = model.config.architectures or [type(model).__name__]
+    heads = [name for name in names if not name.startswith(f"{model.base_model_prefix}.")]
+    if model.base_model is not model and heads and type(model).__name__ not in saved:
+        raise UserError(
+            f"{type(model).__name__} has a head ({', '.join(heads)}) that the checkpoint, saved as {', '.join(saved)}, "
+            "does not hold: load it with SentenceTransformer, or the bare encoder with AutoModel.from_pretrained"
+        )
+
+
 @register_quantizer(METHOD)
 @overrides(*HOOKS, package="transformers")
 class Blockwise8bitQuantizer(HfQuantizer):
@@ -128,6 +143,7 @@ class Blockwise8bitQuantizer(HfQuantizer):
                 "stored in 8 bits: load the bare encoder, with AutoModel.from_pretrained"
             )
         layers = list(storable_layers(model, skip=[*config.skip, *UNUSED]))
+        _check_heads(model, [name for name, _ in layers])
         widths = [layer.weight.shape[1] for _, layer in layers]
         for name, layer in layers:
             try:

@@ -12,6 +12,7 @@ from lacos_st.blockwise import dequantize
 from lacos_st.errors import UserError
 from lacos_st.upstream import (
     make_wrapper_subclass,
+    mark_loaded_,
     no_torch_function,
     overrides,
     own_parameters,
@@ -38,6 +39,7 @@ class StoredWeight(torch.Tensor):
         like = layer.compute_dtype_like
         made = make_wrapper_subclass(cls, layer.codes.shape, dtype=like.dtype, device=like.device)
         made.layer = layer
+        mark_loaded_(made)  # some models, ModernBERT's among them, initialise layers by name, marked or not
         return made
 
     def __init__(self, layer: Stored8bit) -> None:

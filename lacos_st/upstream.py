@@ -284,9 +284,9 @@ def no_init_weights() -> AbstractContextManager[Any]:
     )
 
 
-def mark_loaded_(module: nn.Module) -> None:
-    """Keep transformers from giving `module` random weights: what a checkpoint lacks is to be an error."""
-    cast(Any, module)._is_hf_initialized = True
+def mark_loaded_(loaded: nn.Module | torch.Tensor) -> None:
+    """Keep transformers from giving a module or a tensor random values: what a checkpoint lacks is to be an error."""
+    cast(Any, loaded)._is_hf_initialized = True
 
 
 def was_loaded(tensor: torch.Tensor) -> bool:

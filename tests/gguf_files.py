@@ -51,7 +51,7 @@ OUTER_NAMES = {
 
 
 def gemma(
-    *, hidden: int = 64, layers: int = 2, feed_forward: int = 128, vocabulary: int = tiny.VOCABULARY
+    *, hidden: int = 64, layers: int = 2, feed_forward: int = 128, vocabulary: int = tiny.VOCABULARY, **more: Any
 ) -> PreTrainedModel:
     """A random Gemma 3 whose heads are wider than hidden / heads, as the real 270M's are."""
     torch.manual_seed(0)
@@ -65,7 +65,7 @@ def gemma(
         intermediate_size=feed_forward,
         max_position_embeddings=64,
         sliding_window=64,
-        query_pre_attn_scalar=32,
+        **{"query_pre_attn_scalar": 32, **more},
     )
     made = Gemma3TextModel(config)
     for parameter in made.parameters():
@@ -81,6 +81,7 @@ def write(
     chat_template: str | None = None,
     pad: bool = False,
     extra: dict[str, np.ndarray[Any, Any]] | None = None,
+    keys: dict[str, Any] | None = None,
 ) -> Path:
     """Write `model` and the tiny tokenizer.
 
@@ -91,6 +92,7 @@ def write(
         chat_template: of the tokenizer.
         pad: whether the file names a padding token.
         extra: more tensors.
+        keys: more values (text, bool or float), without the architecture's name before them.
     """
     config: Any = model.config
     architecture = {"gemma3_text": "gemma3"}.get(config.model_type, config.model_type)
@@ -114,6 +116,9 @@ def write(
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
         writer.add_sliding_window(config.sliding_window)
+    for key, value in (keys or {}).items():
+        add = {str: writer.add_string, bool: writer.add_bool, float: writer.add_float32}[type(value)]
+        add(f"{architecture}.{key}", value)
     _add_tokenizer(writer, chat_template=chat_template, pad=pad, entries=config.vocab_size)
     for name, tensor in model.state_dict().items():
         values = _as_llama_cpp(name, tensor.float().numpy(), config, architecture)

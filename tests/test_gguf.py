@@ -227,12 +227,19 @@ def test_a_damaged_file(part: int, llama_file: Path, tmp_path: Path) -> None:
 
 def test_the_header_is_that_of_the_gguf_package(llama_file: Path) -> None:
     reader = gguf_package.GGUFReader(llama_file)
-    architecture, tensors = read_header(llama_file)
-    assert architecture == "llama"
+    header = read_header(llama_file)
+    assert header.architecture == "llama"
+    scalars = {
+        key: field.contents()
+        for key, field in reader.fields.items()
+        if gguf_package.GGUFValueType.ARRAY != field.types[0]
+    }
+    assert {key: value for key, value in header.fields.items() if value is not None}.items() <= scalars.items()
+    assert header.fields["llama.rope.freq_base"] == 10000.0
     wanted = [
         (each.name, tuple(reversed(each.shape.tolist())), each.tensor_type, each.data_offset) for each in reader.tensors
     ]
-    assert [(each.name, each.shape, each.kind, each.start) for each in tensors] == wanted
+    assert [(each.name, each.shape, each.kind, each.start) for each in header.tensors] == wanted
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -243,8 +250,7 @@ def test_a_changed_byte_is_an_error_or_another_file(place: int, value: int, llam
     content[place] = value
     (tmp_path / "changed.gguf").write_bytes(content)
     with suppress(ValueError):
-        _, tensors = read_header(tmp_path / "changed.gguf")
-        assert all(tensor.values >= 0 for tensor in tensors)
+        assert all(tensor.values >= 0 for tensor in read_header(tmp_path / "changed.gguf").tensors)
 
 
 def test_text_in_the_place_of_a_file(tmp_path: Path) -> None:
@@ -257,6 +263,57 @@ def test_tensors_without_a_place_are_refused(tmp_path: Path) -> None:
     extra = {"rope_freqs.weight": np.ones(8, dtype=np.float32)}
     file = write(tmp_path / "model.gguf", tiny.model("llama"), extra=extra)
     with pytest.raises(UserError, match=r"rope_freqs\.weight, which transformers' llama has no place for"):
+        lacos_st.LoRA8bit(str(file), block_size=64)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_linear_rope_scaling_is_applied(architecture: str, tmp_path: Path) -> None:
+    """Equal to the model that was written; Gemma 3's layers with a window keep their positions."""
+    linear = {"rope_type": "linear", "factor": 8.0, "rope_theta": 10000.0}
+    if architecture == "gemma3":
+        linear = {"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}, "full_attention": linear}
+        model = gemma(layers=7, rope_parameters=linear, query_pre_attn_scalar=256)  # transformers reads no other scalar
+    else:
+        model = tiny.model(architecture, rope_parameters=linear)
+    keys = {"rope.scaling.type": "linear", "rope.scaling.factor": 8.0}
+    file = write(tmp_path / "model.gguf", model, keys=keys)
+    ours = encoder(str(file), lora_rank=0, code=None, device="cpu")
+    assert ours[0].model.config.rope_parameters == linear
+    with torch.no_grad():
+        ids = [ours.preprocess([text])["input_ids"].reshape(1, -1) for text in TEXTS]
+        written = torch.stack([model(row).last_hidden_state[0].mean(0) for row in ids])
+    np.testing.assert_allclose(ours.encode(TEXTS), written, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"rope.scaling.type": "none", "rope.scaling.factor": 8.0},
+        {"rope.scaling.type": "linear", "rope.scaling.factor": 0.0},
+        {"attention.causal": True, "attention.scale": 0.25},
+    ],
+)
+def test_keys_that_change_nothing(keys: dict[str, Any], tmp_path: Path) -> None:
+    plain, named = (write(tmp_path / f"{len(k)}.gguf", tiny.model("llama"), keys=k) for k in ({}, keys))
+    assert read_config(str(named)).rope_parameters == read_config(str(plain)).rope_parameters
+
+
+@pytest.mark.parametrize(
+    ("architecture", "keys", "said"),
+    [
+        ("llama", {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, r"rope\.scaling\.type=yarn"),
+        ("llama", {"rope.scaling.attn_factor": 1.5}, r"rope\.scaling\.attn_factor=1\.5"),
+        ("llama", {"rope.scale_linear": -2.0}, r"rope\.scaling\.factor=-2\.0"),
+        ("bloom", {"rope.scaling.factor": 4.0}, r"factor=4\.0, which transformers' bloom does not read"),
+        ("llama", {"attention.scale": 0.5}, r"attention\.scale=0\.5"),
+        ("llama", {"attention.causal": False}, r"attention\.causal=False"),
+    ],
+)
+def test_an_attention_that_transformers_would_not_read_is_refused(
+    architecture: str, keys: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "model.gguf", model_of(architecture), keys=keys)
+    with pytest.raises(UserError, match=said):
         lacos_st.LoRA8bit(str(file), block_size=64)
 
 

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules.transformer import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from transformers import AutoConfig, AutoModel
 
 from lacos_st.encoders import encoder
 from lacos_st.errors import UserError
@@ -49,33 +47,13 @@ MIXED: dict[str, dict[str, Any]] = {
 }
 
 
-def _save(kind: str, options: dict[str, Any], folder: Path) -> str:
-    tokenizer = tiny.tokenizer()
-    tokenizer.model_max_length = 100
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    ids = {
-        "vocab_size": len(tokenizer),
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 1,
-        "cls_token_id": 1,
-        "sep_token_id": 1,
-    }
-    model = AutoModel.from_config(AutoConfig.for_model(kind, **{**ids, **options}))
-    for weight in model.parameters():
-        weight.data.add_(0.1 * torch.randn_like(weight))
-    model.save_pretrained(folder)
-    return str(folder)
-
-
 def test_each_proven_decoder_is_compared() -> None:
     assert set(EQUAL) >= PROVEN
 
 
 @pytest.mark.parametrize("kind", EQUAL)
 def test_flat_batches_equal_stock(kind: str, tmp_path: Path) -> None:
-    folder = _save(kind, EQUAL[kind], tmp_path)
+    folder = tiny.save_kind(kind, EQUAL[kind], tmp_path)
     sentences = [sentence for sentence in tiny.SENTENCES if sentence] + ["the street " * 12]
     stock = Transformer(folder, max_seq_length=60)
     width = stock.get_embedding_dimension()
@@ -87,6 +65,6 @@ def test_flat_batches_equal_stock(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", MIXED)
 def test_a_base_that_would_mix_texts_is_refused(kind: str, tmp_path: Path) -> None:
-    folder = _save(kind, MIXED[kind], tmp_path)
+    folder = tiny.save_kind(kind, MIXED[kind], tmp_path)
     with pytest.raises(UserError, match=f"a base of type '{kind}' does not .*attention interface"):
         encoder(folder, device="cpu", max_seq_length=60, lora_rank=0, code=None)

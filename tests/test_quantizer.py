@@ -10,7 +10,8 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, BertModel, BloomConfig, BloomForCausalLM
+from sentence_transformers import CrossEncoder
+from transformers import AutoModel, AutoModelForSequenceClassification, BertModel, BloomConfig, BloomForCausalLM
 from transformers.utils import logging
 
 from lacos_st import Blockwise8bitConfig, BloomEncoder, UserError, quantize_
@@ -154,6 +155,24 @@ def test_a_language_modelling_head_is_refused(tmp_path: Path) -> None:
     BloomForCausalLM(BloomConfig(vocab_size=100, hidden_size=64, n_layer=1, n_head=2)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="load the bare encoder"):
         BloomForCausalLM.from_pretrained(tmp_path, quantization_config=Blockwise8bitConfig(block_size=64))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bert", "bloom"])
+def test_a_head_that_the_checkpoint_lacks_is_refused(architecture: str, tmp_path: Path) -> None:
+    """Not called a broken checkpoint; one that was saved with its head comes back with it."""
+    config = Blockwise8bitConfig(block_size=64)
+    float_folder, folder, headed = (str(tmp_path / name) for name in ("float", "stored", "headed"))
+    tiny.save(Path(float_folder), architecture)
+    AutoModel.from_pretrained(float_folder, quantization_config=config).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    for load_headed in (AutoModelForSequenceClassification.from_pretrained, CrossEncoder):
+        with pytest.raises(UserError, match=r"has a head \((score|classifier)\) .*load it with SentenceTransformer"):
+            load_headed(folder)
+    AutoModelForSequenceClassification.from_pretrained(float_folder).save_pretrained(headed)
+    stored = AutoModelForSequenceClassification.from_pretrained(headed, quantization_config=config).eval()
+    stored.save_pretrained(folder)
+    loaded = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert torch.equal(loaded(IDS[:1]).logits, stored(IDS[:1]).logits)
 
 
 def test_an_encoder_that_was_stored_without_its_pooler(tmp_path: Path) -> None:

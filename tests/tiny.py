@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
+    AutoModel,
     BertConfig,
     BertModel,
     BloomConfig,
@@ -60,10 +63,12 @@ def tokenizer(*, chat_template: bool = False) -> PreTrainedTokenizerFast:
     return fast
 
 
-def model(architecture: str = "bloom", *, hidden: int = 64, seed: int = 0, std: float = 0.1) -> PreTrainedModel:
-    """A random float32 model of two layers, its weights large enough that attention matters."""
+def model(
+    architecture: str = "bloom", *, hidden: int = 64, seed: int = 0, std: float = 0.1, **more: Any
+) -> PreTrainedModel:
+    """A random float32 model of two layers, its weights large enough that attention matters; `more` of its config."""
     config_class, model_class, sizes = ARCHITECTURES[architecture]
-    options = dict(sizes)
+    options = {**sizes, **more}
     if architecture != "bloom":
         options["max_position_embeddings"] = 64
     torch.manual_seed(seed)
@@ -77,6 +82,20 @@ def save(folder: Path, architecture: str = "bloom", *, chat_template: bool = Fal
     """Write `model` and `tokenizer` as a base in transformers' layout, and return the folder's name."""
     model(architecture, seed=seed).save_pretrained(folder)
     tokenizer(chat_template=chat_template).save_pretrained(folder)
+    return str(folder)
+
+
+def save_kind(kind: str, options: dict[str, Any], folder: Path) -> str:
+    """Write a random base of a `model_type` of transformers and the tokenizer, and return the folder's name."""
+    fast = tokenizer()
+    fast.model_max_length = 100
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    ids = {"pad_token_id": 0, **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1)}
+    made = AutoModel.from_config(AutoConfig.for_model(kind, **{"vocab_size": len(fast), **ids, **options}))
+    for weight in made.parameters():
+        weight.data.add_(0.1 * torch.randn_like(weight))
+    made.save_pretrained(folder)
     return str(folder)
 
 

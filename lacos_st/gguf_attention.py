@@ -1,0 +1,78 @@
+"""What a GGUF file says of its attention and transformers does not read: its mask, its scale, and its RoPE scaling.
+
+transformers 5.23 passes these keys over without a word, and what it loads then is another model. Their meaning:
+llama.cpp's loading of hyperparameters (`rope_scaling_type_train`, `rope_freq_scale_train`, `f_attention_scale`).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from lacos_st.errors import UserError
+from lacos_st.gguf_header import Header
+
+FULL = "full_attention"
+"""The layers that Gemma 3's scaling is for, in the files of transformers and of llama.cpp: those without a window."""
+
+SCALE_TOLERANCE = 1e-4
+"""Relative: files hold float32."""
+
+
+def apply_attention_(config: PreTrainedConfig, header: Header, file: Path) -> None:
+    """Put linear RoPE scaling into a configuration that transformers read from a GGUF file.
+
+    Args:
+        config: to be changed.
+        header: of the file.
+        file: for messages.
+
+    Raises:
+        UserError: another scaling, a scale of attention that is not the configuration's, or attention to later tokens.
+    """
+    values = {
+        key.removeprefix(f"{header.architecture}."): value
+        for key, value in header.fields.items()
+        if value is not None and key.startswith(f"{header.architecture}.")
+    }
+    if not values.get("attention.causal", True):
+        raise _another(file, config, "attention.causal", False)
+    scale = values.get("attention.scale") or None
+    if scale is not None and not math.isclose(scale, attention_scale(config), rel_tol=SCALE_TOLERANCE):
+        raise _another(file, config, "attention.scale", scale)
+    _apply_rope_scaling_(config, values, file)
+
+
+def attention_scale(config: Any) -> float:
+    """What transformers multiplies the products of queries and keys by: 1 / sqrt(head_dim), or as Gemma, Granite."""
+    if (multiplier := getattr(config, "attention_multiplier", None)) is not None:
+        return float(multiplier)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return float(getattr(config, "query_pre_attn_scalar", None) or head_dim) ** -0.5
+
+
+def _apply_rope_scaling_(config: Any, values: dict[str, Any], file: Path) -> None:
+    """As llama.cpp: "linear" where no type is named, and a factor of 0 for none."""
+    kind = values.get("rope.scaling.type", "linear")
+    factor = values.get("rope.scaling.factor") or values.get("rope.scale_linear") or 1.0  # the latter: old files
+    if kind not in ("none", "linear"):
+        raise _another(file, config, "rope.scaling.type", kind)
+    if values.get("rope.scaling.attn_factor", 1.0) != 1.0:
+        raise _another(file, config, "rope.scaling.attn_factor", values["rope.scaling.attn_factor"])
+    if kind == "none" or factor == 1.0:
+        return
+    parameters = getattr(config, "rope_parameters", None) or {}
+    scaled = parameters.get(FULL, {}) if config.model_type == "gemma3_text" else parameters
+    if not 0.0 < factor < math.inf or scaled.get("rope_type") != "default":
+        raise _another(file, config, "rope.scaling.factor", factor)
+    scaled |= {"rope_type": "linear", "factor": float(factor)}
+
+
+def _another(file: Path, config: PreTrainedConfig, key: str, value: Any) -> UserError:
+    return UserError(
+        f"{file} says {key}={value}, which transformers' {config.model_type} does not read from GGUF: without it this "
+        "would be another model. Fetch the model as safetensors instead"
+    )
