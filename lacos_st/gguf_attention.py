@@ -15,6 +15,9 @@ from transformers import PreTrainedConfig
 from lacos_st.errors import UserError
 from lacos_st.gguf_header import Header
 
+LAYERS_OF_27B = {"gemma2": 46, "gemma3_text": 62}
+"""Of the Gemmas whose attention is scaled by hidden size / heads; the others' by the width of a head."""
+
 FULL = "full_attention"
 """The layers that Gemma 3's scaling is for, in the files of transformers and of llama.cpp: those without a window."""
 
@@ -23,7 +26,7 @@ SCALE_TOLERANCE = 1e-4
 
 
 def apply_attention_(config: PreTrainedConfig, header: Header, file: Path) -> None:
-    """Put linear RoPE scaling into a configuration that transformers read from a GGUF file.
+    """Put linear RoPE scaling, and Gemma's scale, into a configuration that transformers read from a GGUF file.
 
     Args:
         config: to be changed.
@@ -40,10 +43,19 @@ def apply_attention_(config: PreTrainedConfig, header: Header, file: Path) -> No
     }
     if not values.get("attention.causal", True):
         raise _another(file, config, "attention.causal", False)
+    _apply_gemma_scale_(config)
     scale = values.get("attention.scale") or None
     if scale is not None and not math.isclose(scale, attention_scale(config), rel_tol=SCALE_TOLERANCE):
         raise _another(file, config, "attention.scale", scale)
     _apply_rope_scaling_(config, values, file)
+
+
+def _apply_gemma_scale_(config: Any) -> None:
+    """As llama.cpp, by the size of the model: no key says it, and transformers has the 256 of Gemma 3 1B for all."""
+    if config.model_type not in LAYERS_OF_27B:
+        return
+    is_27b = config.num_hidden_layers == LAYERS_OF_27B[config.model_type]
+    config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads if is_27b else config.head_dim
 
 
 def attention_scale(config: Any) -> float:

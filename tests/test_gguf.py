@@ -25,6 +25,7 @@ from lacos_st import gguf
 from lacos_st.embedded import resolve
 from lacos_st.encoders import encoder
 from lacos_st.errors import UserError
+from lacos_st.gguf_attention import LAYERS_OF_27B
 from lacos_st.gguf_header import read_header
 from lacos_st.linear import Embedding8bit
 from lacos_st.loading import read_config, read_tokenizer
@@ -54,6 +55,8 @@ def llama_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stock_means(file: Path, texts: list[str]) -> np.ndarray[Any, Any]:
     """Mean of the stock model's last hidden states over each text's tokens, a text at a time: no padding at all."""
     model = AutoModel.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
+    for layer in model.layers if model.config.model_type == "gemma3_text" else ():
+        layer.self_attn.scaling = layer.self_attn.head_dim**-0.5  # stock has 256 for each: see `gguf_attention`
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     with torch.no_grad():
         rows = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0) for text in texts]
@@ -272,13 +275,28 @@ def test_linear_rope_scaling_is_applied(architecture: str, tmp_path: Path) -> No
     linear = {"rope_type": "linear", "factor": 8.0, "rope_theta": 10000.0}
     if architecture == "gemma3":
         linear = {"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}, "full_attention": linear}
-        model = gemma(layers=7, rope_parameters=linear, query_pre_attn_scalar=256)  # transformers reads no other scalar
+        model = gemma(layers=7, rope_parameters=linear)
     else:
         model = tiny.model(architecture, rope_parameters=linear)
     keys = {"rope.scaling.type": "linear", "rope.scaling.factor": 8.0}
     file = write(tmp_path / "model.gguf", model, keys=keys)
     ours = encoder(str(file), lora_rank=0, code=None, device="cpu")
     assert ours[0].model.config.rope_parameters == linear
+    with torch.no_grad():
+        ids = [ours.preprocess([text])["input_ids"].reshape(1, -1) for text in TEXTS]
+        written = torch.stack([model(row).last_hidden_state[0].mean(0) for row in ids])
+    np.testing.assert_allclose(ours.encode(TEXTS), written, atol=2e-5)
+
+
+@pytest.mark.parametrize(("layers", "scalar"), [(2, 32), (3, 16)])
+def test_gemmas_scale_is_that_of_its_size(
+    layers: int, scalar: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head's width; of the 27B, hidden size / heads: as llama.cpp has it."""
+    monkeypatch.setitem(LAYERS_OF_27B, "gemma3_text", 3)
+    model = gemma(layers=layers, hidden=64, query_pre_attn_scalar=scalar)
+    ours = encoder(str(write(tmp_path / "model.gguf", model)), lora_rank=0, code=None, device="cpu")
+    assert ours[0].model.config.query_pre_attn_scalar == scalar
     with torch.no_grad():
         ids = [ours.preprocess([text])["input_ids"].reshape(1, -1) for text in TEXTS]
         written = torch.stack([model(row).last_hidden_state[0].mean(0) for row in ids])
