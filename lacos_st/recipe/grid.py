@@ -139,17 +139,7 @@ class Grid:
         Raises:
             UserError: one is not of the form name=value, or is one that a sweep sets itself.
         """
-        import yaml
-
-        found: dict[str, Any] = {}
-        for text in self.train:
-            name, equals, value = text.partition("=")
-            if not equals or not name.strip():
-                raise UserError(f"train: {text!r} cannot be read: expected name=value, such as batch_size=32")
-            if name.strip() in OWNED:
-                raise UserError(f"train: {name.strip()} is set by the sweep itself: leave it out")
-            found[name.strip()] = yaml.safe_load(value)
-        return found
+        return training_options(self.train)
 
     @property
     def budget_flops(self) -> tuple[float, ...]:
@@ -160,6 +150,25 @@ class Grid:
     def seed_numbers(self) -> tuple[int, ...]:
         """In the order given."""
         return tuple(_seed(text) for text in self.seeds)
+
+
+def training_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Options of `TrainConfig` by name, from texts such as "batch_size=32"; of their type they become in it.
+
+    Raises:
+        UserError: see `Grid.common`.
+    """
+    import yaml
+
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise UserError(f"train: {text!r} cannot be read: expected name=value, such as batch_size=32")
+        if name.strip() in OWNED:
+            raise UserError(f"train: {name.strip()} is set by the sweep itself: leave it out")
+        found[name.strip()] = yaml.safe_load(value)
+    return found
 
 
 def parse_method(text: str) -> tuple[str, dict[str, float]]:
