@@ -244,7 +244,9 @@ def test_rows_of_other_conditions_are_not_added(
 
 
 @pytest.mark.usefixtures("untrained")
-@pytest.mark.parametrize("train", [{"preset": "best"}, {"lora_targets": ["query_key_value", "dense"]}, {}])
+@pytest.mark.parametrize(
+    "train", [{"preset": "best"}, {"lora_targets": ["query_key_value", "dense"]}, {"prompt": "x: "}]
+)
 def test_the_conditions_are_read_as_the_runs_had_them(options: dict[str, Any], train: dict[str, Any]) -> None:
     small = {"budgets": ["3e9"], "methods": ["lora rank=2"], "bases": options["bases"][:1], "held_out": options["data"]}
     assert main(write(options, **small, train=train)) == 0
