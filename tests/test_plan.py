@@ -232,10 +232,10 @@ def test_settings_are_those_that_won_nearest() -> None:
     runs = sweeps.sweep(method="lora", shares=(0.1,), seeds=1)
     shape = published_shape("pythia-14m")  # N = 1,189,888
     near = min(runs, key=lambda run: abs(math.log(run.parameters / 1_189_888)) + abs(math.log(run.budget_flops / 1e13)))
-    better = replace(near, setting="lr=0.003 rank=16 scale=30", loss=0.5 * (near.loss or 0.0))
+    better = replace(near, setting="alpha=32 lr=0.003 rank=16 scale=30", loss=0.5 * (near.loss or 0.0))
     setting = chosen_setting(shape, "lora", law("lora"), [*runs, better], request_of(repr(near.budget_flops)))
     assert setting is not None
-    assert (setting.rank, setting.lr, setting.others) == (16, 0.003, {"scale": 30.0})
+    assert (setting.rank, setting.lr, setting.others) == (16, 0.003, {"lora_alpha": 32.0, "scale": 30.0})
     assert "won" in setting.source
     without = chosen_setting(shape, "lora", law("lora"), [], request_of("1e13"))
     assert without is not None and without.lr == 1e-3  # the recipe paper's for adapters

@@ -13,7 +13,7 @@ import numpy as np
 from lacos_st.options import read_yaml
 from lacos_st.presets import PRESETS
 from lacos_st.recipe.cost import parameters
-from lacos_st.recipe.grid import training_options
+from lacos_st.recipe.grid import SHORT, training_options
 from lacos_st.recipe.job import Method
 from lacos_st.recipe.law import Law
 from lacos_st.recipe.proposal import Proposal, Request, Setting, preset_rate
@@ -59,12 +59,12 @@ def chosen_setting(
     for run in cell:
         losses.setdefault(run.setting, []).append(math.log(run.loss or 1.0))
     text = min(losses, key=lambda setting: float(np.mean(losses[setting])))
-    values = read_setting(text)
+    values = {SHORT.get(name, name): value for name, value in read_setting(text).items()}
     rank, blocks, _ = _by_share(shape, method, law, request)
     if (common := request.common) is not None:  # what a setting does not name was the same in all runs
         rank = common.lora_rank or PRESETS[common.preset].lora_rank
         blocks = common.frozen_blocks or 0
-    rank = int(values.pop("rank", rank))
+    rank = int(values.pop("lora_rank", rank))
     blocks = int(values.pop("frozen_blocks", blocks))
     if "frozen_share" in values:
         blocks = round(values.pop("frozen_share") * shape.layers)
