@@ -16,7 +16,7 @@ from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
 from lacos_st.methods import build_loss, build_model, load_rows
 from lacos_st.overlap import remove_overlap
-from lacos_st.recipe.grid import Grid
+from lacos_st.recipe.grid import Grid, parse_method
 from lacos_st.recipe.runs_table import Run
 from lacos_st.recipe.trials import Supply, Trial
 from lacos_st.sts import StsTask, load_task_file
@@ -167,7 +167,8 @@ class Bench:
 
 def _split(grid: Grid) -> tuple[Dataset, list[tuple[str, str]]]:
     """Pairs to train on, and those held out; no sentence of these stands in those."""
-    config = grid.config(base=grid.bases[0], method="full", setting={}, seed=grid.data_seed)
+    method, setting = parse_method(grid.methods[0])  # any of them: not every preset knows every method
+    config = grid.config(base=grid.bases[0], method=method, setting=setting, seed=grid.data_seed)
     aside_rows = 0 if grid.held_out else HELD_OUT_SPARE * grid.held_out_rows
     config = replace(config, eval_data=grid.held_out, eval_rows=aside_rows, eval_sts=grid.sts)
     rows, aside = load_rows(config)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lacos_st.cli import build_parser, main
+from lacos_st.commands.sweep import OPTIONS
+from lacos_st.recipe.grid import Grid
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(
@@ -98,7 +100,10 @@ def check_command(words: list[str], *, foreign: bool) -> None:
     if words[0] == "lacos-st" or ("-m", "lacos_st") in zip(words, words[1:], strict=False):
         given = words[1:] if words[0] == "lacos-st" else words[words.index("lacos_st") + 1 :]
         given = given[: given.index(">")] if ">" in given else given
-        assert callable(build_parser().parse_args(given).run)
+        parsed = build_parser().parse_args(given)
+        assert callable(parsed.run)
+        if given[0] == "sweep" and parsed.config is None:  # the options that a grid needs are no parser's
+            Grid.from_mapping({name: value for name, value in vars(parsed).items() if name in OPTIONS})
     elif words[0] == "pip":
         named = [name for word in words for group in re.findall(r"\[([\w,]+)\]", word) for name in group.split(",")]
         assert set(named) <= EXTRAS, f"{named}: the extras are {sorted(EXTRAS)}"

@@ -128,6 +128,10 @@ def test_what_is_not_run_is_the_smaller_part() -> None:
     [
         ("```sh\nlacos-st trian --base x\n```", "trian"),
         ("```sh\nlacos-st train \\\n    --bsae x\n```", "bsae"),
+        (
+            "<!-- not run: hours -->\n\n```sh\nlacos-st sweep --bases a --data b --output c --budgets 1e12\n```",
+            "methods",
+        ),
         ("<!-- not run: a GPU -->\n\n```sh\nlacos-st encode run/model a b --presicion int8\n```", "presicion"),
         ("```text\nlacos-st plan --flop 1e17 --nonsense   a budget\n```", "nonsense"),
         ("```sh\npip install 'lacos_st[plots]'\n```", "plots"),

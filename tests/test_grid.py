@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import tiny
-from hypothesis import given
+import yaml
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lacos_st.errors import UserError
-from lacos_st.recipe.grid import Grid, parse_method
+from lacos_st.recipe.grid import Grid, parse_method, training_options
 from lacos_st.recipe.runs_table import METHODS, read_setting, show_setting
 from lacos_st.recipe.shapes import ModelShape, shape_of
 from lacos_st.recipe.trials import Supply, Trial, remaining, trials
@@ -128,6 +129,33 @@ def test_a_setting_survives_the_table(method: str, setting: dict[str, float]) ->
     assert read_setting(text) == {key: pytest.approx(value, rel=1e-5) for key, value in setting.items()}
 
 
+@given(st.text().filter(lambda text: text != "none"))
+@example("query ")
+@example("query: ")
+@example("a: b: c")
+@example("123")
+@example("true")
+@example("null")
+@example("[x")
+@example("")
+def test_a_text_is_taken_as_it_stands(prompt: str) -> None:
+    for train in ({"prompt": prompt}, [f"prompt={prompt}"]):
+        asked = grid(train=train)
+        assert asked.config(base="b", method="full", setting={}, seed=0).prompt == prompt
+        written = yaml.safe_load(yaml.safe_dump(list(asked.train)))  # as the conditions are
+        assert training_options(written) == {"prompt": prompt}
+
+
+def test_other_options_are_taken_by_their_type() -> None:
+    values = {"lora_targets": ["a", "123", "é 😀"], "lr": 1e-5, "prompt": None, "max_seq_length": None, "echo": True}
+    config = grid(train=values).config(base="b", method="lora", setting={}, seed=0)
+    assert {name: getattr(config, name) for name in values} == {**values, "lora_targets": ("a", "123", "é 😀")}
+    given = ["batch_size=8", "lora_targets=[a, b]", "symmetric=true", "revision=1e5", "autocast=none"]
+    config = grid(train=given).config(base="b", method="lora", setting={}, seed=0)
+    assert (config.batch_size, config.lora_targets, config.symmetric) == (8, ("a", "b"), True)
+    assert (config.revision, config.autocast) == ("1e5", None)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -147,6 +175,11 @@ def test_a_setting_survives_the_table(method: str, setting: dict[str, float]) ->
         ({"seeds": [0, 0]}, "twice"),
         ({"train": {"epochs": 2}}, "set by the sweep itself"),
         ({"train": ["batch_size"]}, "expected name=value"),
+        ({"train": ["batch_size=2", "batch_size=4"]}, "batch_size stands there twice"),
+        ({"train": ["lora_targets=[x"]}, "expected a value, or a list"),
+        ({"train": {"warmup": "2026-13-01"}}, "expected a value, or a list"),
+        ({"train": {"prompt": 123}}, "prompt is 123: expected text"),
+        ({"train": {"prompt": {"query": None}}}, "expected text, in quotes"),
         ({"train": {"batch": 2}}, "unknown option 'batch'"),
         ({"held_out_rows": 6}, "a multiple of it"),
         ({"held_out_batch": 1}, "held_out_batch is 1"),
@@ -161,8 +194,6 @@ def test_a_grid_that_cannot_be_used(changes: dict[str, Any], said: str) -> None:
 
 
 def test_a_file_and_what_is_given_beside_it(tmp_path: Path) -> None:
-    import yaml
-
     file = tmp_path / "grid.yaml"
     file.write_text(yaml.safe_dump(OPTIONS, sort_keys=False))
     assert Grid.from_yaml(file) == grid()

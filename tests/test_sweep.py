@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lacos_st.bench import Bench, distinct_pairs, mean_loss
 from lacos_st.cli import main
 from lacos_st.errors import UserError
 from lacos_st.methods import build_model
+from lacos_st.recipe.choice import common_config, conditions
 from lacos_st.recipe.grid import Grid
 from lacos_st.recipe.runs_table import Run, read_runs
 from lacos_st.recipe.trials import Trial
@@ -239,6 +241,20 @@ def test_rows_of_other_conditions_are_not_added(
     capsys.readouterr()
     assert main(write(options, **small)) == 2
     assert "is missing" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize(
+    "train", [{"preset": "best"}, {"lora_targets": ["query_key_value", "dense"]}, {"prompt": "x: "}]
+)
+def test_the_conditions_are_read_as_the_runs_had_them(options: dict[str, Any], train: dict[str, Any]) -> None:
+    small = {"budgets": ["3e9"], "methods": ["lora rank=2"], "bases": options["bases"][:1], "held_out": options["data"]}
+    assert main(write(options, **small, train=train)) == 0
+    grid = Grid.from_mapping({**options, **small, "train": train})
+    run = grid.config(base="b", method="lora", setting={"rank": 2}, seed=0)
+    common = common_config(conditions(Path(options["output"])))
+    its_own = ("base", "data", "output", "method", "seed", "eval_rows", "progress", "lora_rank", "lr")
+    assert run == replace(common, **{name: getattr(run, name) for name in its_own})
 
 
 @pytest.mark.parametrize(

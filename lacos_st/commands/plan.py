@@ -34,10 +34,10 @@ def plan(arguments: argparse.Namespace) -> None:
     from lacos_st.recipe.plan_text import as_json, as_yaml, config_of, lines
 
     family = family_of(arguments.family, _read_config)
-    request = _request(arguments)
+    shared = _conditions(arguments)
+    request = _request(arguments, shared)
     found, plots = _planned(arguments, family, request)
     if arguments.yaml is not None:
-        shared = {name: value for name, value in _conditions(arguments).items() if name not in ("preset", "batch_size")}
         values = config_of(found.best, data=arguments.data, output=arguments.output, shared=shared)
         arguments.yaml.parent.mkdir(parents=True, exist_ok=True)
         arguments.yaml.write_text(as_yaml(found, values), encoding="utf-8")
@@ -84,8 +84,9 @@ def _check(arguments: argparse.Namespace) -> None:
         )
 
 
-def _request(arguments: argparse.Namespace) -> Request:
+def _request(arguments: argparse.Namespace, shared: dict[str, Any]) -> Request:
     from lacos_st.recipe.budget import budget_of
+    from lacos_st.recipe.choice import as_read, common_config
     from lacos_st.recipe.proposal import Request
     from lacos_st.recipe.units import parse_bytes, parse_count
 
@@ -93,7 +94,11 @@ def _request(arguments: argparse.Namespace) -> Request:
     budget = budget_of(flops=arguments.flops, hours=arguments.hours, rate=rate)
     memory = None if rate is None else rate.memory_bytes
     pairs = None if arguments.pairs is None else parse_count(arguments.pairs, name="--pairs")
-    given = {"length": arguments.length, "batch_size": arguments.batch_size or _conditions(arguments).get("batch_size")}
+    given = {"length": arguments.length, "batch_size": arguments.batch_size}
+    common = common_config(shared) if shared else None
+    if common is not None:
+        length = Request.length if arguments.length is None else arguments.length
+        given = {"length": as_read(length, common), "batch_size": arguments.batch_size or common.batch_size}
     return Request(
         budget=budget,
         device="cpu" if rate is None else rate.device,
@@ -103,6 +108,7 @@ def _request(arguments: argparse.Namespace) -> Request:
         serve_tokens=0.0
         if arguments.serve_tokens is None
         else parse_count(arguments.serve_tokens, name="--serve-tokens"),
+        common=common,
         **{name: value for name, value in given.items() if value is not None},
     )
 

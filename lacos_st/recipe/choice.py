@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from lacos_st.options import read_yaml
+from lacos_st.presets import PRESETS
 from lacos_st.recipe.cost import parameters
+from lacos_st.recipe.grid import SHORT, training_options
 from lacos_st.recipe.job import Method
 from lacos_st.recipe.law import Law
-from lacos_st.recipe.proposal import RECIPE, Proposal, Setting, preset_rate
+from lacos_st.recipe.proposal import Proposal, Request, Setting, preset_rate
 from lacos_st.recipe.runs_table import Run, read_setting
 from lacos_st.recipe.shapes import ModelShape
 from lacos_st.settings import TrainConfig
@@ -33,7 +35,7 @@ class Chosen:
 
 
 def chosen_setting(
-    shape: ModelShape, method: Method, law: Law, runs: Sequence[Run], budget_flops: float
+    shape: ModelShape, method: Method, law: Law, runs: Sequence[Run], request: Request
 ) -> Setting | None:
     """The setting of a method for a base; None where it has nothing to train.
 
@@ -42,24 +44,27 @@ def chosen_setting(
         method: of training.
         law: of the method: says which part of a model of this size is best trained, S.
         runs: measured; none: S becomes a rank or frozen blocks, and the learning rate is the preset's.
-        budget_flops: of the plan.
+        request: what is planned; what its `common` says stands where the best run's own setting says nothing.
     """
     if method == "bias" and not shape.biases:
         return None
-    lr, source = preset_rate(method, shape)
+    lr, source = preset_rate(method, shape, request.common)
     mine = [run for run in runs if run.method == method and run.reached and run.loss is not None]
     if not mine:
-        rank, blocks, said = _by_share(shape, method, law)
+        rank, blocks, said = _by_share(shape, method, law, request)
         return Setting(method, rank=rank, frozen_blocks=blocks, lr=lr, source=f"{said}learning rate {lr:g}, {source}")
-    near = min(mine, key=lambda run: _distance(run, shape, budget_flops))
+    near = min(mine, key=lambda run: _distance(run, shape, request.budget.flops))
     cell = [run for run in mine if (run.parameters, run.budget_flops) == (near.parameters, near.budget_flops)]
     losses: dict[str, list[float]] = {}
     for run in cell:
         losses.setdefault(run.setting, []).append(math.log(run.loss or 1.0))
     text = min(losses, key=lambda setting: float(np.mean(losses[setting])))
-    values = read_setting(text)
-    rank, blocks, said = _by_share(shape, method, law)
-    rank = int(values.pop("rank", rank))
+    values = {SHORT.get(name, name): value for name, value in read_setting(text).items()}
+    rank, blocks, _ = _by_share(shape, method, law, request)
+    if (common := request.common) is not None:  # what a setting does not name was the same in all runs
+        rank = common.lora_rank or PRESETS[common.preset].lora_rank
+        blocks = common.frozen_blocks or 0
+    rank = int(values.pop("lora_rank", rank))
     blocks = int(values.pop("frozen_blocks", blocks))
     if "frozen_share" in values:
         blocks = round(values.pop("frozen_share") * shape.layers)
@@ -75,10 +80,10 @@ def chosen_setting(
 
 
 def conditions(table: Path) -> dict[str, Any]:
-    """What all runs of a table were trained with, as `lacos-st sweep` writes it beside the table; empty without.
+    """What all runs of a table were told, their preset too, as `lacos-st sweep` writes it beside the table.
 
     Args:
-        table: RUNS.csv; its conditions are in RUNS.conditions.yaml.
+        table: RUNS.csv; its conditions are in RUNS.conditions.yaml. Empty where that file is missing.
 
     Raises:
         UserError: the file is there and cannot be read, or an option is none of `lacos-st train`.
@@ -86,10 +91,28 @@ def conditions(table: Path) -> dict[str, Any]:
     path = table.with_suffix(".conditions.yaml")
     if not path.is_file():
         return {}
-    given = dict(str(option).partition("=")[::2] for option in read_yaml(path).get("train") or ())
-    run = {"base": "b", "data": "d", "output": "o", "method": "full", **given}
-    config = TrainConfig.from_mapping(run, source=str(path))
-    return {name: getattr(config, name) for name in given}
+    given = training_options([str(option) for option in read_yaml(path).get("train") or ()])
+    config = common_config(given, source=str(path))
+    return {name: getattr(config, name) for name in ("preset", *given)}
+
+
+def common_config(given: Mapping[str, Any], *, source: str = "conditions") -> TrainConfig:
+    """The options that runs have in common, their preset's filled in; base, data, output and method stand for any.
+
+    Raises:
+        UserError: an option is none of `lacos-st train`, or its value is none of it.
+    """
+    return TrainConfig.from_mapping({"base": "b", "data": "d", "output": "o", "method": "full", **given}, source=source)
+
+
+def as_read(length: float, common: TrainConfig) -> float:
+    """Tokens of a sentence that runs read: cut off at their limit, and twice with echo.
+
+    Args:
+        length: of a sentence, on average.
+        common: see `common_config`.
+    """
+    return min(length, common.max_seq_length or math.inf) * (1 + common.echo)
 
 
 def _distance(run: Run, shape: ModelShape, budget_flops: float) -> float:
@@ -98,11 +121,11 @@ def _distance(run: Run, shape: ModelShape, budget_flops: float) -> float:
     return of_size**2 + math.log(run.budget_flops / budget_flops) ** 2
 
 
-def _by_share(shape: ModelShape, method: Method, law: Law) -> tuple[int, int, str]:
+def _by_share(shape: ModelShape, method: Method, law: Law, request: Request) -> tuple[int, int, str]:
     """Rank and frozen blocks that train nearest to the part that the law's best settings train; and a phrase."""
     wanted = float(law.share(np.array([float(shape.without_embedding)]))[0])
     if method in ("lora", "lacos"):
-        targets = RECIPE.values["lora_targets"]
+        targets = request.told["lora_targets"]
         shares = {rank: _share(shape, method, rank=rank, targets=targets) for rank in RANKS}
         rank = min(shares, key=lambda each: abs(math.log(shares[each] / wanted)))
         return rank, 0, f"rank {rank}, which trains nearest to the law's {wanted:.2%} of the weights, "

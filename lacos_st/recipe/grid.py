@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ OWNED = (
     *("eval_data", "eval_rows", "eval_sts", "eval_steps", "best", "log_steps", "progress"),
 )
 """Options of `TrainConfig` that a sweep sets itself."""
+TEXT = {name for name, hint in typing.get_type_hints(TrainConfig).items() if hint in (str, str | None)}
+"""Options of `TrainConfig` that are any text, such as a prompt: taken as they stand, blanks at their ends too."""
 
 
 @dataclass(frozen=True)
@@ -137,19 +140,9 @@ class Grid:
         """The training options of every run, by name.
 
         Raises:
-            UserError: one is not of the form name=value, or is one that a sweep sets itself.
+            UserError: see `training_options`.
         """
-        import yaml
-
-        found: dict[str, Any] = {}
-        for text in self.train:
-            name, equals, value = text.partition("=")
-            if not equals or not name.strip():
-                raise UserError(f"train: {text!r} cannot be read: expected name=value, such as batch_size=32")
-            if name.strip() in OWNED:
-                raise UserError(f"train: {name.strip()} is set by the sweep itself: leave it out")
-            found[name.strip()] = yaml.safe_load(value)
-        return found
+        return training_options(self.train)
 
     @property
     def budget_flops(self) -> tuple[float, ...]:
@@ -160,6 +153,32 @@ class Grid:
     def seed_numbers(self) -> tuple[int, ...]:
         """In the order given."""
         return tuple(_seed(text) for text in self.seeds)
+
+
+def training_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Options of `TrainConfig` by name, from texts such as "batch_size=32": text as it stands, other values as YAML.
+
+    Raises:
+        UserError: one is not of the form name=value, stands there twice, or is one that a sweep sets itself.
+    """
+    import yaml
+
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise UserError(f"train: {text!r} cannot be read: expected name=value, such as batch_size=32")
+        if name in OWNED:
+            raise UserError(f"train: {name} is set by the sweep itself: leave it out")
+        if name in found:
+            raise UserError(f"train: {name} stands there twice: leave one of them out")
+        try:
+            found[name] = value if name in TEXT else yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
+            said = "expected a value, or a list such as [a, b]"
+            raise UserError(f"train: {text!r} cannot be read: {said}") from error
+    return found
 
 
 def parse_method(text: str) -> tuple[str, dict[str, float]]:
@@ -199,11 +218,18 @@ def _seed(text: str) -> int:
 def _texts(value: Any) -> Any:
     """Numbers in a list as text, a mapping as name=value: what `build_options` takes for a tuple of texts."""
     if isinstance(value, dict):
-        return [f"{name}={_text(item)}" for name, item in value.items()]
+        return [f"{name}={_plain(name, item) if name in TEXT else _text(item)}" for name, item in value.items()]
     if isinstance(value, list):
         return [_text(item) if isinstance(item, int | float) else item for item in value]
     return value
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _plain(name: str, value: Any) -> str:
+    """The text of an option that is text; "none" for none, as on the command line."""
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"train: {name} is {value!r}: expected text, in quotes where YAML reads something else")
+    return "none" if value is None else value

@@ -115,6 +115,7 @@ def plan_by_law(
         f"{_loss(best)}.",
         *_why_size(best, found, request),
         f"Setting: {best.setting.source}.",
+        *_why_common(request),
         *_why_second(best, second),
     ]
     return Plan(request, f"fitted law {source}", best, second, tuple(found), tuple(left_out), tuple(why), tuple(notes))
@@ -134,7 +135,7 @@ def _trained(
 ) -> tuple[Proposal | LeftOut, str | None]:
     """A base by a law's method; where LoRA does not fit, over an 8-bit base, which LoRA's law then stands for."""
     method = cast(Method, law.method)
-    setting = chosen_setting(member.shape, method, law, runs, request.budget.flops)
+    setting = chosen_setting(member.shape, method, law, runs, request)
     if setting is None:
         return LeftOut(member, method, "has no biases to train"), None
     option = propose(member, setting, request)
@@ -184,6 +185,14 @@ def _why_size(best: Proposal, found: Sequence[Proposal], request: Request) -> li
     if best.all_data:
         text.append(f"All {request.pairs:,.0f} pairs are used once, and the data end before the budget does.")
     return text
+
+
+def _why_common(request: Request) -> list[str]:
+    if request.common is None:
+        return []
+    limit = request.common.max_seq_length
+    cut = "" if limit is None else f", sentences of at most {limit} tokens"
+    return [f"Everything else as all runs had it: preset {request.common.preset}{cut}."]
 
 
 def _times(other: Proposal, best: Proposal) -> str:

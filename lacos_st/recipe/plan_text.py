@@ -156,13 +156,14 @@ def _option(option: Proposal, plan: Plan) -> dict[str, Any]:
 def config_of(
     option: Proposal, *, data: Sequence[str], output: str, shared: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Options of `lacos-st train`, checked by it; what is not among them stands in its preset `recipe`.
+    """Options of `lacos-st train`, checked by it; what is not among them stands in its preset, `recipe` or the runs'.
 
     Args:
         option: to be trained.
         data: as `lacos-st train` takes it.
         output: the run's folder.
-        shared: options that all runs of a law were trained with; what was planned goes before them.
+        shared: options that all runs of a law were told, their preset too; what was planned goes before them. None, or
+            empty: not known.
 
     Raises:
         UserError: the options contradict each other.
@@ -191,7 +192,7 @@ def config_of(
         values["mini_batch_size"] = job.mini_batch
     if option.autocast is not None:
         values["autocast"] = option.autocast
-    if job.length > RECIPE.values["max_seq_length"]:
+    if not shared and job.length > RECIPE.values["max_seq_length"]:
         values["max_seq_length"] = None  # sentences longer than the preset keeps
     values |= option.setting.others
     TrainConfig.from_mapping(values, source="the plan").resolved()

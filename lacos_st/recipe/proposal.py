@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lacos_st.errors import UserError
 from lacos_st.presets import PRESETS, learning_rate
@@ -19,6 +20,9 @@ from lacos_st.recipe.law import Prediction
 from lacos_st.recipe.memory import predict
 from lacos_st.recipe.shapes import ModelShape
 from lacos_st.recipe.units import show_bytes, show_flops
+
+if TYPE_CHECKING:
+    from lacos_st.settings import TrainConfig
 
 RECIPE = PRESETS["recipe"]
 BATCH_SIZE = int(RECIPE.values["batch_size"])
@@ -39,6 +43,7 @@ class Request:
         memory_bytes: that there are; None: not checked.
         pairs: that there are to train on, each of them used once; None: no limit.
         serve_tokens: that the trained model will embed, paid from the same budget.
+        common: what all runs of a law were trained with, see `choice.conditions`; None: the preset `recipe`.
 
     Raises:
         UserError: a number that cannot be.
@@ -52,6 +57,7 @@ class Request:
     memory_bytes: float | None = None
     pairs: float | None = None
     serve_tokens: float = 0.0
+    common: TrainConfig | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.batch_size:
@@ -67,6 +73,11 @@ class Request:
     def step_tokens(self) -> float:
         """Of both sides of a batch."""
         return SIDES * self.length * self.batch_size
+
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """Options of `lacos-st train` that every run of the plan has, those of the preset among them."""
+        return RECIPE.values if self.common is None else vars(self.common)
 
 
 @dataclass(frozen=True)
@@ -166,8 +177,12 @@ class LeftOut:
     smallest_flops: float | None = None
 
 
-def preset_rate(method: Method, shape: ModelShape) -> tuple[float, str]:
-    """The recipe paper's peak learning rate, and where it is from."""
+def preset_rate(method: Method, shape: ModelShape, common: TrainConfig | None = None) -> tuple[float, str]:
+    """The peak learning rate that runs have in common, else the recipe paper's; and where it is from."""
+    if common is not None and common.lr is not None:
+        return common.lr, "that of all runs"
+    if common is not None and (lr := PRESETS[common.preset].lr.get(method)) is not None:
+        return lr, f"that of all runs, from the preset {common.preset}"
     lr = RECIPE.lr[method]
     if lr is not None:
         return lr, "the recipe paper's for adapters" if method in ("lora", "lacos") else "the recipe preset's"
@@ -238,10 +253,13 @@ def _job(shape: ModelShape, setting: Setting, request: Request) -> Job | None:
         dtype=request.dtype if setting.adapted else "float32",
         device=request.device,
         rank=setting.rank,
-        targets=RECIPE.values["lora_targets"],
+        targets=request.told["lora_targets"],
         frozen_blocks=setting.frozen_blocks,
         block_size=block or BLOCK_SIZES[0],
-        optimizer=RECIPE.values["optimizer"],
+        optimizer=request.told["optimizer"],
+        adapter_dtype=request.told.get("adapter_dtype", "float32"),
+        checkpointing=request.told.get("gradient_checkpointing", False),
+        mini_batch=request.told.get("mini_batch_size"),
     )
 
 
