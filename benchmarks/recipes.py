@@ -134,6 +134,9 @@ VARIANTS: dict[str, Variant] = {
         "weighted mean, scale 50, echo, twice the rate", {"scale": 50.0, "echo": True, "lr": 16e-4}, cost=2
     ),
     "seed 2": Variant("a third seed", {"seed": 2}),
+    "last 50 lr 16e-4 batch 32": Variant(
+        "last token, scale 50, twice the rate, half the batch", {**LAST_50, "lr": 16e-4, "batch_size": 32}, cost=0.5
+    ),
     "last 50 rank 64": Variant("last token, scale 50, rank 64", {**LAST_50, "lora_rank": 64}, cost=1.19),
 }
 """In the order in which they are run. A prompt of four tokens makes a sentence of 14 tokens 1.3 times as long; rank 64
