@@ -132,9 +132,9 @@ def validation_rows(config: TrainConfig, rows: Dataset) -> int:
     if config.method == "sbert":
         return len(rows)
     if config.allow_duplicates:
-        return len(rows) if len(rows) > 1 else 0
+        return len(rows) if len(rows) > 1 or config.hard_negatives else 0
     sizes = batch_sizes(_texts(rows), batch_size=config.batch_size, seed=config.seed)
-    if max(sizes) < 2:
+    if max(sizes) < 2 and not config.hard_negatives:  # which are negatives of their own row
         return 0
     if 2 * sum(sizes) < len(rows):
         logger.warning(
