@@ -120,14 +120,15 @@ def plot(rows: Rows, path: Path) -> None:
             axes.plot([place] * len(gaps), list(gaps.values()), "_", color="black", markersize=9)
         axes.axhspan(-TARGET, TARGET, color="0.85", zorder=0)
         axes.axhline(0, color="black", linewidth=0.8)
-        axes.set_xticks(range(len(found)), list(found), rotation=20, ha="right", fontsize=8)
+        tasks = len({task for gaps in found.values() for task in gaps})
+        names = [way if len(gaps) == tasks else f"{way} ({len(gaps)} of {tasks})" for way, gaps in found.items()]
+        axes.set_xticks(range(len(found)), names, rotation=20, ha="right", fontsize=8)
         axes.set_xlim(-0.6, max(map(len, compared.values())) - 0.4)  # bars of one width in all panels
         axes.set_yscale("symlog", linthresh=LINEAR_UP_TO)
         low, high = axes.get_ylim()
         axes.set_yticks([tick for tick in TICKS if low <= tick <= high])
         axes.yaxis.set_major_formatter("{x:g}")
         axes.set_yticks([], minor=True)
-        tasks = len({task for gaps in found.values() for task in gaps})
         axes.set_title(f"{model}, {tasks} task" + "s" * (tasks != 1), fontsize=10)
         axes.set_ylabel("less float32", fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
