@@ -119,8 +119,8 @@ def _tell_epoch(config: TrainConfig, texts: list[list[str]], *, rows: int, start
     )
 
 
-def validation_rows(config: TrainConfig, rows: Dataset) -> int:
-    """How many rows the validation loss is of; 0 where none has a negative, so that the loss is 0 whatever the model.
+def can_validate(config: TrainConfig, rows: Dataset) -> bool:
+    """Whether any of the rows has a negative; without, the validation loss is 0 whatever the model.
 
     Batches hold no sentence twice: of rows that all share one, each would be a batch of its own. Where less than half
     of the rows are reached, a warning says so.
@@ -130,19 +130,19 @@ def validation_rows(config: TrainConfig, rows: Dataset) -> int:
         rows: To validate on.
     """
     if config.method == "sbert":
-        return len(rows)
+        return True
     if config.allow_duplicates:
-        return len(rows) if len(rows) > 1 or config.hard_negatives else 0
+        return len(rows) > 1 or config.hard_negatives
     sizes = batch_sizes(_texts(rows), batch_size=config.batch_size, seed=config.seed)
     if max(sizes) < 2 and not config.hard_negatives:  # which are negatives of their own row
-        return 0
+        return False
     if 2 * sum(sizes) < len(rows):
         logger.warning(
             "the validation loss is of %d of its %d rows, in batches of %.1f rows on average: the others share "
             "sentences with these, which batches hold once; more different sentences would make it steadier",
             *(sum(sizes), len(rows), sum(sizes) / len(sizes)),
         )
-    return sum(sizes)
+    return True
 
 
 def duplicates_in_batches(texts: Sequence[Sequence[str]], *, batch_size: int, seed: int) -> int:

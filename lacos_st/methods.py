@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from lacos_st.audit import tell, validation_rows
+from lacos_st.audit import can_validate, tell
 from lacos_st.data import add_negatives, load_nli, read_pairs
 from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
@@ -49,7 +49,7 @@ def load_rows(config: TrainConfig) -> tuple[Dataset, Dataset | None]:
     if config.eval_data:
         held_out, own = _read(config, config.eval_data)
         held_out = add_negatives(held_out, own, seed=config.seed) if config.hard_negatives else held_out
-        if not validation_rows(config, held_out):
+        if not can_validate(config, held_out):
             raise UserError(
                 f"eval_data {' '.join(config.eval_data)}: of its usable rows ({len(held_out)}) no two without a "
                 "sentence in common, so that none has a negative and the loss is 0: name more rows, or none"
@@ -86,7 +86,7 @@ def _split(
     wanted = min(config.eval_rows, len(rows) // 10)
     columns = rows.column_names[: 1 if config.method == "sbert" else 2]
     left, held_out = split_rows(rows, wanted, columns=columns) if wanted else (rows, None)
-    if held_out is None or not validation_rows(config, held_out):
+    if held_out is None or not can_validate(config, held_out):
         if config.eval_rows:
             logger.warning(
                 "no validation: of %d rows a tenth at most is split off, whole groups that share no sentence with the "
