@@ -134,6 +134,8 @@ def test_models_are_listed(client: Any) -> None:
         ({"input": [[1], [2]]}, "input", "holds tokens"),
         ({"input": ["a"] * 51}, "input", "51 texts: at most 50"),
         ({"input": "a" * 501}, "input", "501 characters: at most 500"),
+        ({"input": "\ud83d"}, "input", r"input[0] holds half of a surrogate pair ('\ud83d')"),
+        ({"input": ["a", "b\udc00"]}, "input", "input[1] holds half of"),
         ({"input": {"a": 1}}, "input", "input: "),
         ({"input": 7}, "input", "input: "),
         ({"input": None}, "input", "input: "),
@@ -199,6 +201,9 @@ def test_similarity_is_that_of_the_model(server: Server, encoder: TextEncoder) -
     np.testing.assert_allclose(np.diag(answer["similarity"]), 1, atol=1e-6)
     status, answer, _ = server.ask("POST", "/similarity", {"a": TEXTS, "c": []})
     assert (status, answer["error"]["param"]) == (400, "c")
+    for body in ({"a": ["\ud83d"]}, {"a": TEXTS, "b": ["\ud83d"]}):
+        status, answer, _ = server.ask("POST", "/similarity", body)
+        assert (status, answer["error"]["param"]) == (400, "b" if "b" in body else "a")
 
 
 def test_health_and_metrics(server: Server) -> None:
@@ -352,6 +357,30 @@ def test_one_error_ends_its_batch_and_not_the_server() -> None:
         bad.result(30)
     assert good.result(30).shape == (1, 1)
     batcher.close()
+
+
+def test_only_the_request_at_fault_gets_the_error() -> None:
+    go, batches = threading.Event(), []
+
+    def encode(texts: list[str]) -> np.ndarray:
+        go.wait(30)
+        batches.append(len(texts))
+        if "bad" in texts:
+            raise TypeError("bad")
+        return np.array([[float(text)] for text in texts])
+
+    encoded: list[int] = []
+    batcher = Batcher(encode, most=20, room=20, on_batch=lambda texts, _: encoded.append(texts))
+    first = batcher.submit(["0"])  # holds the thread while the others come
+    time.sleep(0.05)
+    asked = [batcher.submit(texts) for texts in (["1", "2"], ["3", "bad"], ["4"])]
+    go.set()
+    assert [one.result(30).tolist() for one in (first, asked[0], asked[2])] == [[[0]], [[1], [2]], [[4]]]
+    with pytest.raises(TypeError, match="bad"):
+        asked[1].result(30)
+    batcher.close()
+    assert batches == [1, 5, 2, 2, 1] and encoded == [1, 2, 1]
+    assert batcher.waiting == 0
 
 
 def test_a_client_that_left_is_not_served() -> None:

@@ -28,7 +28,8 @@ class Batcher:
     """Encodes what several callers hand in together, each caller's texts in their order.
 
     A batch is what waits when the model becomes free, up to `most` texts: nobody waits for a batch to fill, and the
-    busier the server, the larger its batches.
+    busier the server, the larger its batches. Where one raises, each caller's texts are encoded by themselves, so that
+    only the caller who is at fault gets the exception.
 
     Args:
         encode: texts to embeddings, float32 (texts, dimension); called by one thread at a time.
@@ -60,7 +61,7 @@ class Batcher:
             texts: at least one.
 
         Returns:
-            Of their embeddings, float32 (texts, dimension); an error of `encode` is its exception.
+            Of their embeddings, float32 (texts, dimension); an error that `encode` raises on them is its exception.
 
         Raises:
             Busy: there is no room for so many, or the server is stopping.
@@ -105,21 +106,32 @@ class Batcher:
                 else:
                     batch.append(following)
                     count += len(following.texts)
-            self._answer(batch, count)
+            self._answer(batch)
             if stop:
                 return
 
-    def _answer(self, batch: list[_Waiting], count: int) -> None:
+    def _answer(self, batch: list[_Waiting]) -> None:
         wanted = [one for one in batch if one.result.set_running_or_notify_cancel()]  # a client that left is not served
+        with self._lock:
+            self._waiting -= sum(len(one.texts) for one in batch) - sum(len(one.texts) for one in wanted)
+        if wanted:
+            self._encode_for(wanted)
+
+    def _encode_for(self, wanted: list[_Waiting]) -> None:
+        texts = [text for one in wanted for text in one.texts]
         start = time.perf_counter()
         found: np.ndarray | Exception
         try:
-            found = self._encode([text for one in wanted for text in one.texts]) if wanted else np.empty((0, 0))
+            found = self._encode(texts)
         except Exception as error:
+            if len(wanted) > 1:  # the texts of one of them may be at fault, which is nothing to the others
+                for one in wanted:
+                    self._encode_for([one])
+                return
             found = error
         with self._lock:  # counted before anybody has an answer, who may then ask for the counts
-            self._waiting -= count
-        if wanted and self._on_batch is not None and not isinstance(found, Exception):
+            self._waiting -= len(texts)
+        if self._on_batch is not None and not isinstance(found, Exception):
             self._on_batch(len(found), time.perf_counter() - start)
         place = 0
         for one in wanted:

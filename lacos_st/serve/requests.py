@@ -38,7 +38,8 @@ def texts_of(given: str | list[str] | list[int] | list[list[int]], options: Serv
     """The texts of a field, within the limits.
 
     Raises:
-        ApiError: none, too many, too long, empty ones, or tokens of a tokenizer that is not the model's.
+        ApiError: none, too many, too long, empty ones, half a surrogate pair, or tokens of a tokenizer that is not the
+            model's.
     """
     if isinstance(given, str):
         given = [given]
@@ -67,6 +68,15 @@ def texts_of(given: str | list[str] | list[int] | list[list[int]], options: Serv
                 param=param,
                 code="too_long",
             )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ApiError(
+                f"{param}[{place}] holds half of a surrogate pair ({text[error.start]!a}), which is no character: send "
+                "whole characters",
+                param=param,
+                code="not_unicode",
+            ) from error
         texts.append(text)
     return texts
 
