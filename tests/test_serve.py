@@ -417,6 +417,39 @@ def test_options_that_cannot_be(options: list[str], said: str, capsys: pytest.Ca
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (" \n", "LACOS_KEY is not set, or blank"),
+        ("schlüssel", "LACOS_KEY holds what a header cannot"),
+        ("two\nlines", "LACOS_KEY holds what a header cannot"),
+        ("\udcff", "LACOS_KEY holds what a header cannot"),
+    ],
+)
+def test_a_key_that_nobody_could_send(
+    value: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LACOS_KEY", value)
+    monkeypatch.setattr(running, "_listen", lambda _: pytest.fail("it was accepted"))
+    assert main(["serve", "bloom-nano", "--api-key-env", "LACOS_KEY"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_key_that_was_read_from_a_file(monkeypatch: pytest.MonkeyPatch, encoder: TextEncoder) -> None:
+    found: list[str | None] = []
+
+    def no_app(*_: Any, key: str | None) -> None:
+        found.append(key)
+        raise UserError("far enough")
+
+    monkeypatch.setenv("LACOS_KEY", "secret\r\n")
+    monkeypatch.setattr("lacos_st.serve.own_thread.OwnThread", lambda _: encoder)
+    monkeypatch.setattr("lacos_st.serve.app.create_app", no_app)
+    with pytest.raises(UserError, match="far enough"):
+        running.serve(replace(OPTIONS, port=0, api_key_env="LACOS_KEY"))
+    assert found == ["secret"]
+
+
 def test_a_port_in_use_is_named(server: Server) -> None:
     with pytest.raises(UserError, match=f"port {server.port}.*choose another --port"):
         running.serve(replace(OPTIONS, port=server.port))

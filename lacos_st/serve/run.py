@@ -23,8 +23,8 @@ def serve(options: ServeOptions, *, log_level: str = "warning", on_start: Callab
         on_start: told the address when it listens.
 
     Raises:
-        UserError: the model cannot be loaded, the address is taken, a key is named that is not set, or the packages
-            of the extra `serve` are missing.
+        UserError: the model cannot be loaded, the address is taken, a key is named that is not set or that no client
+            could send, or the packages of the extra `serve` are missing.
     """
     try:
         import uvicorn
@@ -35,11 +35,7 @@ def serve(options: ServeOptions, *, log_level: str = "warning", on_start: Callab
     from lacos_st.serve.own_thread import OwnThread
     from lacos_st.text_encoder import TextEncoder
 
-    key = None
-    if options.api_key_env is not None:
-        key = os.environ.get(options.api_key_env)
-        if not key:
-            raise UserError(f"the environment variable {options.api_key_env} is not set: put the key there")
+    key = None if options.api_key_env is None else _key(options.api_key_env)
     with _listen(options) as listening:
         load = partial(
             TextEncoder.load,
@@ -57,6 +53,18 @@ def serve(options: ServeOptions, *, log_level: str = "warning", on_start: Callab
             on_start(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         with suppress(KeyboardInterrupt):  # Ctrl-C is how a server is stopped: no error
             server.run(sockets=[listening])
+
+
+def _key(name: str) -> str:
+    """The key in an environment variable, without the blanks and line ends around it, which no header would keep."""
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise UserError(f"the environment variable {name} is not set, or blank: put the key there")
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(
+            f"the key in the environment variable {name} holds what a header cannot: choose one of printable ASCII"
+        )
+    return key
 
 
 def _listen(options: ServeOptions) -> socket.socket:
