@@ -229,6 +229,12 @@ def test_a_form_that_does_not_describe_the_runs() -> None:
     assert any("does not describe" in warning for warning in fit_law(runs, **QUICK).warnings)
 
 
+def test_seeds_that_agree_exactly_are_no_fault_of_the_form() -> None:
+    law = fit_law(sweeps.sweep(noise=0.0), **QUICK)
+    assert law.seed_noise == 0.0 and 0.0 < law.residual < 1e-3
+    assert not any("does not describe" in warning for warning in law.warnings)
+
+
 def test_sizes_that_grow_with_the_data() -> None:
     ladder = dict(zip(sweeps.SIZES, sweeps.BUDGETS, strict=False))
     runs = [run for run in sweeps.sweep() if ladder.get(run.parameters) == run.budget_flops]

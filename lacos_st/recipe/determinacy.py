@@ -21,6 +21,8 @@ WIDE_CONSTANT = 0.5
 """An interval of C this wide, in units of the lowest loss."""
 NOISY = 3.0
 """Residuals this much larger than the seeds' noise: the form does not describe the data."""
+DESCRIBED = 1e-3
+"""Residuals of log-loss up to here are described, however well seeds agree: the fit's Huber loss is of this scale."""
 
 
 def undetermined(law: Law, points: Points, *, at_bound: Sequence[str] = ()) -> Iterator[str]:
@@ -53,7 +55,7 @@ def undetermined(law: Law, points: Points, *, at_bound: Sequence[str] = ()) -> I
         yield f"{name} is at the bound of the fit ({law.constants[name]:.3g}): the data do not determine it"
     yield from _wide(law, points, set(at_bound))
     noise = law.seed_noise
-    if noise is not None and law.residual > NOISY * noise:
+    if noise is not None and law.residual > max(NOISY * noise, DESCRIBED):
         yield (
             f"residuals of {law.residual:.1%} against {noise:.1%} between seeds: the form does not describe these "
             "runs; look for settings that are wrong for some sizes (a learning rate), or fit a narrower range"
