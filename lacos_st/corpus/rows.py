@@ -184,7 +184,18 @@ class _Picked:
             return problem, "", None
         if self.id is not None and (key is None or isinstance(key, dict | list | float)):
             return f"expected an id, found {key!r:.60}", "", None
+        if isinstance(key, str) and not is_unicode(key):
+            return f"the id {key!a:.60} holds half of a surrogate pair, which is no character", "", None
         return None, text, None if key is None else str(key)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether text can be written as UTF-8; what holds half of a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _find(name: str, keys: list[str], column: str | None, *, default: list[str], is_header: bool = True) -> str:

@@ -84,6 +84,15 @@ def test_random_text_comes_back(tmp_path_factory: pytest.TempPathFactory, texts:
     assert bad.count == 0
 
 
+def test_an_id_that_is_no_text(tmp_path: Path) -> None:
+    rows = ['{"id": "a", "text": "hello"}', '{"id": "\\ud800", "text": "world"}', '{"id": 3, "text": "again"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(rows) + "\n")
+    bad = BadRows()
+    found = list(Corpus(tmp_path / "a.jsonl", column="text", id_column="id").rows(bad))
+    assert [(row.line, row.id) for row in found] == [(1, "a"), (3, "3")]
+    assert bad.count == 1 and r"a.jsonl, line 2: the id '\ud800' holds half of" in bad.shown[0]
+
+
 @pytest.mark.parametrize(
     ("content", "options", "said"),
     [
