@@ -140,7 +140,7 @@ class Corpus:
 
     def _pick(self, name: str, first: Cells) -> _Picked:
         """The columns of a file, from its first row."""
-        named = [key for key in (self.column, self.id_column) if key is not None and not key.isdigit()]
+        named = [key for key in (self.column, self.id_column) if key is not None and not _is_number(key)]
         if isinstance(first, dict):
             keys = list(first)
             strings = [key for key, value in first.items() if isinstance(value, str) and key != self.id_column]
@@ -209,10 +209,15 @@ def _find(name: str, keys: list[str], column: str | None, *, default: list[str],
         )
     if column in keys:
         return column
-    if column.isdigit() and 1 <= int(column) <= len(keys):
+    if _is_number(column) and 1 <= int(column) <= len(keys):
         return keys[int(column) - 1]
     hint = "" if is_header else " (its first row is taken for a row: say --header where it has names)"
     raise UserError(f"{name} has no column {column!r}: it has {len(keys)}: {found}{hint}")
+
+
+def _is_number(column: str) -> bool:
+    """Whether a column is given by number; "²" is a digit to Python, and no number to `int`."""
+    return column.isascii() and column.isdecimal()
 
 
 def _parquet_columns(path: Path) -> dict[str, str | None]:

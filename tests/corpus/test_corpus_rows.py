@@ -98,6 +98,8 @@ def test_an_id_that_is_no_text(tmp_path: Path) -> None:
     [
         ("a\tb\nc\td\n", {}, ("2 columns", "--column")),
         ("a\tb\nc\td\n", {"column": "3"}, ("no column '3'", "--header")),
+        ("a\tb\nc\td\n", {"column": "²"}, ("no column '²'", "a, b")),
+        ("a\tb\nc\td\n", {"column": "a", "id_column": "²"}, ("no column '²'",)),
         ("a\tb\nc\td\n", {"column": "text"}, ("no column 'text'", "a, b")),
         ("a\tb\nc\td\n", {"column": "a", "id_column": "x"}, ("no column 'x'",)),
     ],
