@@ -15,6 +15,9 @@ from lacos_st.sources import EMPTY, PLAIN_SUFFIXES, SUFFIXES, Cells, Table, find
 
 logger = logging.getLogger(__name__)
 
+HEADED = (".tsv", ".csv", ".tsv.gz", ".csv.gz")
+"""Files of which the first row can have names."""
+
 
 class Row(NamedTuple):
     """One sentence: its file (relative to the source), its line or row there from 1, its id if it has one."""
@@ -119,7 +122,7 @@ class Corpus:
         name = self._name(path)
         picked: _Picked | None = None
         if path.suffix.lower() == ".parquet":
-            picked = self._pick(str(path), _parquet_columns(path))
+            picked = self._pick(path, _parquet_columns(path))
             columns = [key for key in (picked.text, picked.id) if key is not None]
             table = open_file(path, columns=list(dict.fromkeys(columns)))
         else:
@@ -129,7 +132,7 @@ class Corpus:
                 bad.add(table, number, cells)
                 continue
             if picked is None:
-                picked = self._pick(table.name, cells)
+                picked = self._pick(path, cells)
                 if picked.is_header:
                     continue
             problem, text, key = picked.take(cells)
@@ -138,9 +141,9 @@ class Corpus:
             else:
                 yield Row(name, number, key, text)
 
-    def _pick(self, name: str, first: Cells) -> _Picked:
+    def _pick(self, path: Path, first: Cells) -> _Picked:
         """The columns of a file, from its first row."""
-        named = [key for key in (self.column, self.id_column) if key is not None and not _is_number(key)]
+        name = str(path)
         if isinstance(first, dict):
             keys = list(first)
             strings = [key for key, value in first.items() if isinstance(value, str) and key != self.id_column]
@@ -148,10 +151,21 @@ class Corpus:
                 text=_find(name, keys, self.column, default=strings),
                 id=None if self.id_column is None else _find(name, keys, self.id_column, default=[]),
             )
-        is_header = bool(named) if self.header is None else self.header
+        named = [key for key in (self.column, self.id_column) if key is not None and not _is_number(key)]
+        headed = path.name.lower().endswith(HEADED)
+        if named and not headed:
+            what = "rows are lists" if path.name.lower().endswith((".jsonl", ".jsonl.gz")) else "lines are plain text"
+            raise UserError(
+                f"{name} has no column {named[0]!r}: its {what}, which have no names: give a column of it by its "
+                "number from 1, or leave --column out where there is but one"
+            )
+        is_header = headed and (bool(named) if self.header is None else self.header)
+        hint = (
+            " (its first row is taken for a row: say --header where it has names)" if headed and not is_header else ""
+        )
         keys = [str(cell).strip() for cell in first] if is_header else [str(i) for i in range(1, len(first) + 1)]
-        found = _find(name, keys, self.column, default=keys, is_header=is_header)
-        key = None if self.id_column is None else _find(name, keys, self.id_column, default=[], is_header=is_header)
+        found = _find(name, keys, self.column, default=keys, hint=hint)
+        key = None if self.id_column is None else _find(name, keys, self.id_column, default=[], hint=hint)
         return _Picked(
             text=keys.index(found),
             id=None if key is None else keys.index(key),
@@ -198,7 +212,7 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def _find(name: str, keys: list[str], column: str | None, *, default: list[str], is_header: bool = True) -> str:
+def _find(name: str, keys: list[str], column: str | None, *, default: list[str], hint: str = "") -> str:
     """The key of a column that is given by name or number, or of the only one that can be meant."""
     found = ", ".join(keys[:20])
     if column is None:
@@ -211,7 +225,6 @@ def _find(name: str, keys: list[str], column: str | None, *, default: list[str],
         return column
     if _is_number(column) and 1 <= int(column) <= len(keys):
         return keys[int(column) - 1]
-    hint = "" if is_header else " (its first row is taken for a row: say --header where it has names)"
     raise UserError(f"{name} has no column {column!r}: it has {len(keys)}: {found}{hint}")
 
 

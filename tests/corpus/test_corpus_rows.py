@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,29 @@ def test_random_text_comes_back(tmp_path_factory: pytest.TempPathFactory, texts:
     bad = BadRows()
     assert [row.text for row in Corpus(path, column="text").rows(bad)] == texts
     assert bad.count == 0
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl", "A.JSONL.gz"])
+@pytest.mark.parametrize("header", [True, False, None])
+def test_what_has_no_names_has_no_header(tmp_path: Path, name: str, header: bool | None) -> None:
+    lists = "json" in name.lower()
+    data = b'["text"]\n["second"]\n' if lists else b"text\nsecond\n"
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    corpus = Corpus(tmp_path / name, header=header)
+    assert [row.text for row in corpus.rows(BadRows())] == ["text", "second"]
+    assert [row.text for row in replace(corpus, column="1").rows(BadRows())] == ["text", "second"]
+    for options in ({"column": "text"}, {"id_column": "text"}):
+        with pytest.raises(UserError, match=f"no column 'text': its {'rows are lists' if lists else 'lines are'}"):
+            list(replace(corpus, **options).rows(BadRows()))
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.CSV", "a.tsv.gz", "a.csv.GZ"])
+def test_a_header_of_tsv_and_csv(tmp_path: Path, name: str) -> None:
+    data = b"text\nsecond\n"
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.lower().endswith(".gz") else data)
+    for header, column, found in ((True, None, 1), (None, "text", 1), (False, None, 2), (None, None, 2)):
+        corpus = Corpus(tmp_path / name, header=header, column=column)
+        assert len(list(corpus.rows(BadRows()))) == found
 
 
 def test_an_id_that_is_no_text(tmp_path: Path) -> None:
