@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,9 +89,14 @@ class Corpus:
         """The data files, sorted.
 
         Raises:
-            UserError: There is none.
+            UserError: There is none, or one has a name that is not UTF-8, which shards and manifest could not hold.
         """
-        return find_files(self.source, suffixes=(*SUFFIXES, *PLAIN_SUFFIXES))
+        files = find_files(self.source, suffixes=(*SUFFIXES, *PLAIN_SUFFIXES))
+        for path in files:  # pyarrow opens no other path at all
+            name = str(path) if path.suffix.lower() == ".parquet" else self._name(path)
+            if not is_unicode(name):
+                raise UserError(f"the name of the file {os.fsencode(name)!r} is not UTF-8: rename it")
+        return files
 
     def fingerprint(self) -> list[File]:
         """Name, size and SHA-256 of each file.

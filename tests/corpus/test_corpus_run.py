@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,30 @@ def test_mistakes_on_the_command_line(
     Path("empty.txt").write_text("")
     Path("utf16.txt").write_text("a man", encoding="utf-16")
     refused(capsys, main(["encode", model_dir, *arguments]), said)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        (b"corpus/\xff.txt", b"corpus"),
+        (b"corpus/\xff/a.txt", b"corpus"),
+        (b"corpus/\xff.txt", b"corpus/\xff.txt"),
+        (b"\xff/a.parquet", b"\xff"),
+    ],
+)
+def test_a_name_that_is_not_utf_8(
+    work: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: bytes, source: bytes
+) -> None:
+    file = Path(os.fsdecode(name))
+    try:
+        file.parent.mkdir(parents=True)
+        file.write_text("a man\n")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    monkeypatch.setattr("lacos_st.corpus.run.load_encoder", lambda _: pytest.fail("the model was loaded"))
+    inside = name.removeprefix(b"corpus/")
+    refused(capsys, main(["encode", "bloom-nano", os.fsdecode(source), "out"]), f"{inside!r} is not UTF-8: rename it")
     assert not Path("out").exists()
 
 
