@@ -70,10 +70,12 @@ def encode_corpus(options: EncodeOptions, *, show_progress: bool = False) -> Enc
         show_progress: Show a line on standard error where that is a terminal.
 
     Raises:
-        UserError: The input, the model or the output folder cannot be used; rows are malformed; a resumed run has
-            other options, another model or another input; the input changes meanwhile; an embedding is not finite.
+        UserError: The input, the model or the output folder cannot be used, or the output lies in the input; rows are
+            malformed; a resumed run has other options, another model or another input; the input changes meanwhile; an
+            embedding is not finite.
     """
     corpus, folder = corpus_of(options), OutputFolder(Path(options.output).expanduser())
+    _check_apart(corpus.source, folder.path)
     folder.check(options)
     state = corpus.state()
     before = folder.read() if options.resume else None
@@ -90,6 +92,18 @@ def encode_corpus(options: EncodeOptions, *, show_progress: bool = False) -> Enc
             return _run(options, corpus, state, encoder, folder, manifest, before, show_progress)
         finally:
             folder.remove_if_empty()
+
+
+def _check_apart(source: Path, output: Path) -> None:
+    """That the run's own files would not be read as its input; in a hidden folder they would not."""
+    inner, outer = output.resolve(), source.resolve()
+    if not outer.is_dir() or not inner.is_relative_to(outer):
+        return
+    if not any(part.startswith(".") for part in inner.relative_to(outer).parts):
+        raise UserError(
+            f"output {output} lies in the input folder {source}, and what is written there would be read as input: "
+            "choose a folder outside it"
+        )
 
 
 def _look_through(corpus: Corpus, options: EncodeOptions, before: Manifest | None) -> dict[str, Any]:

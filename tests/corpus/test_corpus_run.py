@@ -162,6 +162,28 @@ def test_a_name_that_is_not_utf_8(
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize("more", [[], ["--resume"], ["--overwrite"]])
+@pytest.mark.parametrize("output", ["corpus", "corpus/out", "corpus/a/../b/out", "link/out"])
+def test_an_output_in_the_input(
+    work: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, output: str, more: list[str]
+) -> None:
+    Path("corpus").mkdir()
+    Path("corpus/a.txt").write_text("a man\n")
+    Path("link").symlink_to("corpus")
+    monkeypatch.setattr("lacos_st.corpus.run.load_encoder", lambda _: pytest.fail("the model was loaded"))
+    said = f"output {Path(output)} lies in the input folder corpus"
+    refused(capsys, main(["encode", "bloom-nano", "corpus", output, *more]), said, "choose a folder outside it")
+    assert [path.name for path in Path("corpus").iterdir()] == ["a.txt"]
+
+
+def test_an_output_that_is_not_read_as_input(work: Callable[..., EncodeResult]) -> None:
+    Path("corpus").mkdir()
+    Path("corpus/a.txt").write_text("a man\n")
+    assert work(source="corpus", output="corpus/.out").rows == 1
+    assert work(source="corpus", output="corpus-out").rows == 1
+    assert work(source="corpus/a.txt", output="corpus/out").rows == 1
+
+
 def test_the_command(work: object, model_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
     line = ["encode", model_dir, "in.txt", "out", "--precision", "int8", "--calibration-rows", "5"]
     assert main(line) == 0
