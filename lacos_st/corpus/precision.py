@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,15 @@ import numpy as np
 from lacos_st.corpus.options import Precision
 from lacos_st.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 RANGED = ("int8", "uint8")
 PACKED = ("binary", "ubinary")
 DTYPES = {"float32": "float32", "float16": "float16", "int8": "int8", "uint8": "uint8"}
 DTYPES |= {"binary": "int8", "ubinary": "uint8"}
 FLOATS = ("float32", "float16")
+FEW_ROWS = 100
+"""Calibration rows below which sentence-transformers' `quantize_embeddings` warns."""
 
 
 def width(precision: Precision, dimension: int) -> int:
@@ -24,6 +29,32 @@ def width(precision: Precision, dimension: int) -> int:
 def ranges_of(sample: np.ndarray) -> np.ndarray:
     """Least and greatest value of each dimension, float32 (2, H), of a sample (n, H), n at least 1."""
     return np.stack([sample.min(0), sample.max(0)]).astype(np.float32)
+
+
+def check_ranges(ranges: np.ndarray, *, rows: int) -> None:
+    """Refuse ranges that hold nothing; warn where they are of few rows.
+
+    Args:
+        ranges: float32 (2, H) of `ranges_of`.
+        rows: that they are of.
+
+    Raises:
+        UserError: The least value of a dimension is its greatest: every embedding would have one code there.
+    """
+    flat = int((ranges[0] >= ranges[1]).sum())
+    if flat:
+        raise UserError(
+            f"{flat} of {ranges.shape[1]} dimensions do not vary in the {rows} calibration rows, so that int8 and "
+            "uint8 would say nothing there: calibrate on more, or more varied, rows (--calibration-rows), or choose "
+            "float16"
+        )
+    if rows < FEW_ROWS:
+        logger.warning(
+            "the ranges of int8 and uint8 are those of %d rows, and what lies outside them is clipped: calibrate on "
+            "%d or more (--calibration-rows), or choose float16",
+            rows,
+            FEW_ROWS,
+        )
 
 
 def convert(embeddings: np.ndarray, precision: Precision, ranges: np.ndarray | None) -> tuple[np.ndarray, int]:

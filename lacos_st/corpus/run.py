@@ -19,7 +19,7 @@ from lacos_st.corpus.files import only_writer
 from lacos_st.corpus.manifest import Manifest, OutputFolder
 from lacos_st.corpus.options import EncodeOptions
 from lacos_st.corpus.pool import died, worker_pool
-from lacos_st.corpus.precision import RANGED, ranges_of
+from lacos_st.corpus.precision import RANGED, check_ranges, ranges_of
 from lacos_st.corpus.progress import Progress
 from lacos_st.corpus.rows import BadRows, Corpus, Row
 from lacos_st.corpus.windows import WINDOW_BATCHES, Cursor, check_finite, corpus_of, one_ahead, windows, write_shard
@@ -204,7 +204,11 @@ def _encode_here(
 
 
 def calibrate(corpus: Corpus, manifest: Manifest, encoder: TextEncoder, options: EncodeOptions) -> list[list[float]]:
-    """Least and greatest value of each dimension over rows that lie evenly in the corpus, (2, H)."""
+    """Least and greatest value of each dimension over rows that lie evenly in the corpus, (2, H).
+
+    Raises:
+        UserError: A dimension does not vary, or an embedding is not finite.
+    """
     count = min(options.calibration_rows, manifest.rows)
     places = iter([place * manifest.rows // count for place in range(count)])
     wanted = next(places)
@@ -229,6 +233,7 @@ def calibrate(corpus: Corpus, manifest: Manifest, encoder: TextEncoder, options:
     if waiting:
         look()
     assert found is not None, "a corpus without rows has been refused"
+    check_ranges(found, rows=count)
     return [[float(value) for value in side] for side in found]
 
 

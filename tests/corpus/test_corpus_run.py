@@ -18,6 +18,7 @@ from test_cli import refused
 from written import LIMIT, SENTENCES, lines_of, read, vectors
 
 from lacos_st.cli import main
+from lacos_st.corpus.precision import check_ranges
 from lacos_st.corpus.progress import Progress, duration
 from lacos_st.corpus.run import EncodeResult
 from lacos_st.errors import UserError
@@ -72,6 +73,31 @@ def test_ranges_are_of_a_sample_of_the_whole_corpus(work: Callable[..., EncodeRe
     outside = ((expected < sample.min(0)) | (expected > sample.max(0))).sum()
     assert done.clipped > 100
     assert abs(done.clipped - outside) < 30  # the sample's own extremes, by rounding in another batch
+
+
+@pytest.mark.parametrize("precision", ["int8", "uint8"])
+@pytest.mark.parametrize(
+    ("texts", "rows"), [(["a man"], 10), (["a man", "long"], 1), (["a man"] * 3, 10), ([""] * 3, 10)]
+)
+def test_a_sample_without_spread(
+    work: Callable[..., EncodeResult], precision: str, texts: list[str], rows: int
+) -> None:
+    Path("flat.txt").write_text("".join(text + "\n" for text in texts))
+    said = f"64 of 64 dimensions do not vary in the {min(rows, len(texts))} calibration rows"
+    with pytest.raises(UserError, match=f"{said}.*--calibration-rows.*float16"):
+        work(source="flat.txt", precision=precision, calibration_rows=rows)
+    assert not Path("out").exists()
+    assert work(source="flat.txt", precision="float16").rows == len(texts)
+
+
+def test_a_dimension_without_spread_and_few_rows(caplog: pytest.LogCaptureFixture) -> None:
+    ranges = np.array([[0, -1, 2], [1, 1, 2]], dtype=np.float32)
+    with pytest.raises(UserError, match="1 of 3 dimensions do not vary in the 500"):
+        check_ranges(ranges, rows=500)
+    check_ranges(ranges[:, :2], rows=100)
+    assert caplog.messages == []
+    check_ranges(ranges[:, :2], rows=99)
+    assert "those of 99 rows" in caplog.text and "100 or more (--calibration-rows)" in caplog.text
 
 
 def test_normalised_truncated_and_prompted(work: Callable[..., EncodeResult], model_dir: str) -> None:
