@@ -75,6 +75,7 @@ def encoder(
     module.model = base(way, shape, device=device, dtype=dtype, host_embedding=host_embedding)
     if ours:
         add_lora_(module.model, rank=contenders.RANK)
+        module.lora_rank = contenders.RANK
     else:
         lora = LoraConfig(
             r=contenders.RANK,

@@ -157,7 +157,7 @@ def _quantize_cpu(tensor: torch.Tensor, *, block_size: int, code: str) -> tuple[
 def _quantize_blocks(nearest: torch.Tensor, values: torch.Tensor, codes: torch.Tensor, absmax: torch.Tensor) -> bool:
     """Fill in codes (n, block_size) and absmax (n,) of `values` (n, block_size); False if one is inf or nan."""
     step = max(1, CHUNK_VALUES // values.shape[1])
-    scaled_like = torch.empty(min(step, len(values)), values.shape[1])
+    scaled_like = torch.empty(min(step, len(values)), values.shape[1], dtype=torch.float32)
     magnitude_like, level_like = torch.empty_like(scaled_like), torch.empty_like(scaled_like, dtype=torch.int32)
     for piece, found, largest in zip(values.split(step), codes.split(step), absmax.split(step), strict=True):
         scaled, level = scaled_like[: len(piece)], level_like[: len(piece)]

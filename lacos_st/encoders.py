@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
 from lacos_st import gguf
+from lacos_st.checkpoint import MANIFEST_FILE
 from lacos_st.embedded import resolve
+from lacos_st.errors import UserError
 from lacos_st.loading import hub_part, read_config
 from lacos_st.pooling import Pooling
 from lacos_st.transformer import BloomLoRA8bit, LoRA8bit
@@ -22,10 +26,27 @@ def encoder(model_name_or_path: str, *, device: str | None = None, **options: An
         **options: of the module.
 
     Raises:
-        UserError: see `LoRA8bit`.
+        UserError: see `LoRA8bit`; or what is named is a saved model with another pooling, or more behind it.
     """
     model_kwargs = options.get("model_kwargs") or {}
     path = resolve(gguf.join(model_name_or_path, model_kwargs.get("gguf_file")))
+    _check_plain(Path(path))
     model_type = read_config(path, **hub_part(model_kwargs)).model_type
     module = (BloomLoRA8bit if model_type == "bloom" else LoRA8bit)(model_name_or_path, **options)
     return SentenceTransformer(modules=[module, Pooling(module.get_embedding_dimension())], device=device)
+
+
+def _check_plain(folder: Path) -> None:
+    """That a folder is no saved model of ours that has more than mean pooling, which would be left out."""
+    try:
+        (folder / MANIFEST_FILE).read_bytes()
+        _, *others = [entry["path"] for entry in json.loads((folder / "modules.json").read_text(encoding="utf-8"))]
+        modes = [json.loads((folder / other / "config.json").read_text(encoding="utf-8")) for other in others]
+        plain = not modes or [mode.get("pooling_mode") for mode in modes] == ["mean"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return  # a base, or broken: said by who reads it
+    if not plain:
+        raise UserError(
+            f"{folder} is a saved model whose pooling is not mean pooling alone, which is what an encoder from a base "
+            f"gets: load it as it is, SentenceTransformer({str(folder)!r})"
+        )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
+from transformers import DataCollatorWithFlattening
 
 from lacos_st.errors import UserError
 from lacos_st.ragged import RaggedLayout, padded_to_flat, ragged_layout
@@ -25,6 +26,26 @@ def attended(stock: Any) -> Any:
     return property(stock.__get__, expand, doc=stock.__doc__)
 
 
+class FlatCollator(DataCollatorWithFlattening):
+    """The stock collator, which leaves token types out: texts that have any, the second ones of pairs, are refused."""
+
+    def __init__(self) -> None:
+        super().__init__(return_seq_idx=True, return_flash_attn_kwargs=True, return_position_ids=True)
+
+    def __call__(self, features: list[dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """See the stock collator.
+
+        Raises:
+            UserError: a token type is not 0.
+        """
+        if any(any(sample.get("token_type_ids", ())) for sample in features):
+            raise UserError(
+                "the second text of a pair has token types, which batches without padding leave out: set "
+                "model[0].unpad_inputs = False"
+            )
+        return cast(dict[str, Any], super().__call__(features, *args, **kwargs))
+
+
 def flat_features(
     features: dict[str, Any], *, position_offset: int
 ) -> tuple[dict[str, Any], torch.Tensor, RaggedLayout]:
@@ -36,8 +57,8 @@ def flat_features(
         position_offset: the position of a sentence's first token (RoBERTa's is 2, most models' 0).
 
     Returns:
-        The features for the model: `input_ids` and `position_ids` (1, number of real tokens); where each of those
-        tokens stands in the flattened `input_ids`, int64; and the layout of the row.
+        The features for the model: `input_ids`, `position_ids` and, where there are any, `token_type_ids` (1, number
+        of real tokens); where each of those tokens stands in the flattened `input_ids`, int64; the layout of the row.
     """
     input_ids = features["input_ids"]
     index = None
@@ -53,6 +74,8 @@ def flat_features(
         "position_ids": layout.position_ids[None] + position_offset,
         "modality": features.get("modality", "text"),
     }
+    if "token_type_ids" in features:
+        flat["token_type_ids"] = features["token_type_ids"].flatten()[source][None]
     return flat, source, layout
 
 

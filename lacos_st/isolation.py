@@ -51,7 +51,7 @@ def check_isolation(model: PreTrainedModel, read: Read, *, limit: int | None = N
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
             together = _read(read, ids, lengths)
             alone = torch.cat([_read(read, part, [len(part)]) for part in ids.split(lengths)])
     except (MemoryError, torch.OutOfMemoryError):

@@ -156,7 +156,7 @@ def keep_embedding_on_host_(module: nn.Module, *, device: str = "cpu") -> None:
 
 
 def storable_layers(module: nn.Module, *, skip: Collection[str] = ()) -> Iterator[tuple[str, nn.Linear | nn.Embedding]]:
-    """The layers that 8-bit storage is for: every `nn.Linear`, and the token embedding.
+    """The layers that 8-bit storage is for: every `nn.Linear` but an adapter's, and the token embedding.
 
     The token embedding is `module.get_input_embeddings()`; a module without that method gives all its embeddings.
 
@@ -166,11 +166,12 @@ def storable_layers(module: nn.Module, *, skip: Collection[str] = ()) -> Iterato
     """
     get_embedding = getattr(module, "get_input_embeddings", None)
     embedding = get_embedding() if get_embedding is not None else None
+    embedding = getattr(embedding, "base_layer", embedding)  # below an adapter
     for name, layer in module.named_modules():
         wanted = type(layer) is nn.Linear or (
             (type(layer) is nn.Embedding or _is_scaled(layer)) and (get_embedding is None or layer is embedding)
         )
-        if wanted and not any(name == end or name.endswith("." + end) for end in skip):
+        if wanted and ".lora_" not in name and not any(name == end or name.endswith("." + end) for end in skip):
             yield name, layer
 
 

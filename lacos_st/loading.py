@@ -49,13 +49,15 @@ class LoadedBase:
 
     Attributes:
         model: `BloomEncoder` for a BLOOM, else transformers' model behind ragged attention.
-        sha256: `base_hash` of the weights as they were read, before any cast.
+        sha256: `base_hash` of the weights as they were read, before any cast, and of a GGUF file.
         quantization: how its weights are stored, None for floats.
+        tensors_sha256: `base_hash` alone; None where what was read in 8 bits is floats now.
     """
 
     model: PreTrainedModel
     sha256: str
     quantization: Blockwise8bitConfig | None
+    tensors_sha256: str | None
 
 
 def read_config(path: str, **hub: Any) -> PreTrainedConfig:
@@ -134,12 +136,15 @@ def load_base(
         **options: of transformers' `from_pretrained`.
 
     Raises:
-        UserError: see `open_base`; or all of its weights are stored in 8 bits.
+        UserError: see `open_base` and `check_storage_options`; or all of its weights are stored in 8 bits.
     """
+    check_storage_options(options)
     stored = stored_quantization(config)
     model, file = open_base(path, config, quantization=quantization, **options)
-    sha256 = with_file_hash(base_hash(model), file)
-    if quantization is None and stored is not None:
+    tensors = base_hash(model)
+    sha256 = with_file_hash(tensors, file)
+    floats_of_codes = quantization is None and stored is not None
+    if floats_of_codes:
         model.dequantize(dtype=dtype if isinstance(dtype, torch.dtype) else None)
         model.requires_grad_(True)
         stored = None
@@ -148,7 +153,7 @@ def load_base(
     _check_floats(path, model)
     if (stored := stored or quantization) is not None:
         _warn_of_floats(path, model)
-    return LoadedBase(model, sha256, stored)
+    return LoadedBase(model, sha256, stored, None if floats_of_codes else tensors)
 
 
 def open_base(
@@ -308,6 +313,18 @@ def check_changes(config_kwargs: dict[str, Any], *, base: str, kept: bool) -> No
             "come back without. Save the changed base (config and weights) in a folder and name that, or, of a base "
             "that is no GGUF file, keep the base with the model: self_contained=True"
         )
+
+
+def check_storage_options(options: dict[str, Any]) -> None:
+    """That `from_pretrained`'s options leave storage to ours; one for attention, which is ours too, is warned of.
+
+    Raises:
+        UserError: a `quantization_config` is among them.
+    """
+    if options.get("quantization_config") is not None:
+        raise UserError("model_kwargs: 8-bit storage is named by block_size=, code= and skip=, not quantization_config")
+    if (wanted := options.get("attn_implementation")) not in (None, "eager", RAGGED):
+        logger.warning("attn_implementation=%r has no effect: attention is lacos_st's own, without padding", wanted)
 
 
 def _gguf_options(

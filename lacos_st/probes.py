@@ -62,7 +62,7 @@ def embed_probes(module: Any) -> torch.Tensor:
     """
     was_training = module.training
     module.eval()
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(module.model.device.type, enabled=False):
         features = module.preprocess(list(PROBES))
         device = next(module.model.parameters()).device
         features = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in features.items()}

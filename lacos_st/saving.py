@@ -14,6 +14,7 @@ from lacos_st import adapters, checkpoint
 from lacos_st.bloom import BloomEncoder
 from lacos_st.errors import UserError
 from lacos_st.probes import base_dtype_name, embed_probes
+from lacos_st.savable import check_adapters, is_changed, take_storage_
 from lacos_st.unfinished import begin_folder
 from lacos_st.upstream import commit_hash
 
@@ -38,10 +39,13 @@ def write_module(module: Any, folder: Path) -> None:
         folder: made if missing; a model that is there is replaced.
 
     Raises:
-        UserError: it embeds a probe sentence as inf or nan; nothing has been written then.
+        UserError: it embeds a probe sentence as inf or nan, or what it carries is not what it would be loaded with
+            (`lacos_st.savable`); nothing has been written then.
     """
-    # first: a model that cannot embed must not spoil the one in the folder. It also sets the tokenizer's truncation,
-    # which tokenizer.json holds
+    # first: a model that cannot embed, or come back, must not spoil the one in the folder. Embedding also sets the
+    # tokenizer's truncation, which tokenizer.json holds
+    check_adapters(module)
+    stored_anew = take_storage_(module)
     probes = embed_probes(module)
     if _checked.get() and not bool(probes.isfinite().all()):
         raise UserError(
@@ -54,7 +58,7 @@ def write_module(module: Any, folder: Path) -> None:
     else:
         begin_folder(folder, module=module)
     frozen = bool(adapters.adapter_parameters(module.model)) or adapters.is_quantized(module.model)
-    with_base = module.self_contained or not frozen
+    with_base = module.self_contained or not frozen or stored_anew or (_checked.get() and is_changed(module))
     if with_base and not adapters.is_quantized(module.model):
         # also after dequantize_: what is written is floats, and is to be read as such
         module.code = module.embedding_device = None
@@ -64,6 +68,8 @@ def write_module(module: Any, folder: Path) -> None:
     module.model.config.architectures = [kind]
     module.model.config.save_pretrained(folder)
     module.processor.save_pretrained(folder)
+    if getattr(module.tokenizer, "chat_template", None) is None:
+        (folder / "chat_template.jinja").unlink(missing_ok=True)  # of a model that was there
     module.save_config(str(folder))
     if with_base:
         save_torch_state_dict(checkpoint.base_state(module.model), folder, metadata={"format": "pt"})

@@ -30,6 +30,7 @@ from lacos_st.pickles import check_pickles
 from lacos_st.restoring import frozen_bases, restore_
 from lacos_st.resume import FILES, STATE, best_of, check_checkpoint, checkpoints, list_files
 from lacos_st.runs import LAST_LINE, read_log
+from lacos_st.savable import check_adapters
 from lacos_st.saving import whatever_it_embeds
 from lacos_st.shares import SharedBatches
 from lacos_st.transformer import LoRA8bit
@@ -50,12 +51,12 @@ LOSS_FILE = "loss.safetensors"
 class LacosTrainer(SentenceTransformerTrainer):
     """The stock trainer, with the columns of a batch embedded in one pass and a `_load_from_checkpoint` that is safe.
 
-    The stock method (resume and `load_best_model_at_end`) loads the whole model anew in float and copies it over the
-    one that is being trained; into int8 tensors it truncates, which leaves a base of zeros, without an error. Here the
-    base is never touched: the first module takes back its adapter, the others the weights they have, and a loss with
-    weights of its own (SoftmaxLoss) those that the stock checkpoint leaves out. A checkpoint appears whole, with the
-    hashes of its files, or not at all, and is compared with them before anything of it is read. A run whose loss or
-    gradients are not finite ends (`StopOnNonFinite`).
+    The stock method (resume and `load_best_model_at_end`) loads the whole model a second time to copy it over the one
+    that is being trained (`lacos_st.steadfast` keeps the base from it). Here the base is never touched: the first
+    module takes back its adapter, the others the weights they have, and a loss with weights of its own (SoftmaxLoss)
+    those that the stock checkpoint leaves out. A checkpoint appears whole, with the hashes of its files, or not at all,
+    and is compared with them before anything of it is read. A run whose loss or gradients are not finite ends
+    (`StopOnNonFinite`).
     """
 
     data_collator_class = RowKeepingCollator
@@ -67,6 +68,9 @@ class LacosTrainer(SentenceTransformerTrainer):
                 "AdaptiveLayerLoss and Matryoshka2dLoss need the output of each layer, of which lacos_st's modules "
                 "give the last one's alone: MatryoshkaLoss trains fewer dimensions"
             )
+        for module in self.model.modules():
+            if isinstance(module, LoRA8bit):
+                check_adapters(module)  # before anything is trained that could not be saved
         self._bases = frozen_bases(self.model)
         ranks.check_same(repr(self._bases), "base")
         self._stop_on_non_finite = StopOnNonFinite(self.loss)

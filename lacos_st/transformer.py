@@ -14,18 +14,17 @@ from typing import Any, Self, cast
 import torch
 from sentence_transformers.base.modules.transformer import Transformer
 from sentence_transformers.util import load_dir_path, load_file_path
-from transformers import DataCollatorWithFlattening, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from lacos_st import adapters, checkpoint, gguf
 from lacos_st.adapters import ADAPTER_FOLDER
 from lacos_st.blockwise import BLOCK_SIZE
-from lacos_st.bloom import BloomEncoder
 from lacos_st.both_ways import attend_both_ways_, check_way
 from lacos_st.columns import COLUMN, Column
 from lacos_st.echo import doubled
 from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
-from lacos_st.flat import attended, flat_features, restored
+from lacos_st.flat import FlatCollator, attended, flat_features, restored
 from lacos_st.folder import check_adapter, check_folder, in_subfolder, reading, without_remote_code
 from lacos_st.isolation import check_isolation
 from lacos_st.lengths import cap_length_, check_length
@@ -33,6 +32,7 @@ from lacos_st.linear import keep_embedding_on_host_
 from lacos_st.loading import check_changes, chosen_dtype, hub_part, load_base, read_config, read_named_base
 from lacos_st.probes import base_dtype_name, check_base_hash, check_options, embed_probes
 from lacos_st.quantizer import Blockwise8bitConfig
+from lacos_st.savable import shapes
 from lacos_st.saving import write_module
 from lacos_st.steadfast import keep_base
 from lacos_st.turns import one_at_a_time
@@ -162,7 +162,7 @@ class LoRA8bit(Transformer):
             self.model.requires_grad_(False)
         if self._manifest:
             self._check_loaded(path)
-        if not isinstance(self.model, BloomEncoder):
+        if self.config.model_type != "bloom":
             check_isolation(
                 self.model, lambda flat: self._read(flat)[self.module_output_name], limit=self.max_seq_length
             )
@@ -257,7 +257,8 @@ class LoRA8bit(Transformer):
             config.alibi = getattr(self, "alibi", "exact")
         wanted = self.code and Blockwise8bitConfig(block_size=self.block_size, code=self.code, skip=self.skip)
         base = load_base(self._base_path, config, quantization=wanted or None, dtype=dtype, **model_kwargs)
-        self.base_sha256 = base.sha256
+        self.base_sha256, self.tensors_as_read = base.sha256, base.tensors_sha256
+        self.shapes_as_read, self.stored_as_read = shapes(base.model), adapters.is_quantized(base.model)
         if (stored := base.quantization) is not None:
             self.block_size, self.code, self.skip = stored.block_size, stored.code, stored.skip
         return base.model
@@ -296,9 +297,7 @@ class LoRA8bit(Transformer):
         methods = {params["method"] for params in self.modality_config.values()}
         if methods != {"forward"} or "text" not in self.modality_config or self.backend != "torch":
             return False
-        self.data_collator = DataCollatorWithFlattening(
-            return_seq_idx=True, return_flash_attn_kwargs=True, return_position_ids=True
-        )
+        self.data_collator = FlatCollator()
         if self.model_forward_params is not None:
             self.model_forward_params |= set(FLAT_KEYS)
         infer_position_offset_(self)
@@ -336,7 +335,7 @@ class LoRA8bit(Transformer):
         return features
 
     def _read(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        if isinstance(self.model, BloomEncoder):
+        if self.config.model_type == "bloom":  # also where peft or torch.compile wrap it
             return super().forward(features, **kwargs)
         offset = position_offset(self)
         flat, source, layout = flat_features(features, position_offset=offset)
