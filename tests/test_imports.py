@@ -70,6 +70,7 @@ ALLOWED = {
     "finite": {"errors", "losses", "ranks"},
     "ranks": {"errors"},
     "shares": set(),
+    "streams": {"errors"},
     "peak": {"recipe.machine"},
     "trackers": {"errors"},
     "base_errors": {"embedded", "errors", "layer_errors", "loading", "quantizer"},
