@@ -71,7 +71,7 @@ class LacosTrainer(SentenceTransformerTrainer):
             )
         self._bases = frozen_bases(self.model)
         ranks.check_same(repr(self._bases), "base")
-        self._stop_on_non_finite = StopOnNonFinite(self.loss)
+        self._stop_on_non_finite = StopOnNonFinite(self.loss, scaled=self.accelerator.scaler is not None)
         self.add_callback(self._stop_on_non_finite)
         self._find_best = FindBest()
 
