@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 from lacos_st import ranks
 from lacos_st.arguments import EVALUATOR_NAME, training_arguments
 from lacos_st.atomic import cannot_write, whole_folder
+from lacos_st.autocast import check_autocast, without_autocast_
 from lacos_st.embedded import ASSETS, resolve
 from lacos_st.errors import UserError
 from lacos_st.methods import build_loss, build_model, load_rows
@@ -43,7 +44,7 @@ class TrainResult:
     """What a run came to.
 
     Attributes:
-        model: the trained model, at its best checkpoint.
+        model: the trained model, at its best checkpoint; it embeds as the one that was saved, without autocast.
         model_path: where it was saved.
         config: the run's options with everything filled in, as in `train.yaml`.
         train_rows: rows trained on, validation left out.
@@ -92,6 +93,7 @@ def train(config: TrainConfig) -> TrainResult:
 
     config = config.resolved()
     check_trackers(config.report_to)
+    check_autocast(config.autocast, cpu=config.cpu)
     joined = ranks.join(cpu=config.cpu)
     if ranks.count() > 1 and config.embedding_device is not None and not config.cpu:
         raise UserError("embedding_device is for one process: NCCL moves nothing in host memory; leave it out")
@@ -241,6 +243,7 @@ def _run(
     start = time.perf_counter()
     output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.perf_counter() - start
+    without_autocast_(model, trainer.accelerator)
     if frozen_hash(base) != hash_before:
         raise RuntimeError(f"training changed frozen weights of {config.base}: nothing was saved; please report this")
     model.eval()
@@ -264,8 +267,9 @@ def prepared(config: TrainConfig, rows: Dataset) -> TrainConfig:
     """The run with its learning rate filled in, after a look at the memory that it will take.
 
     Raises:
-        UserError: it does not fit in memory.
+        UserError: it does not fit in memory, or its device has no such autocast.
     """
+    check_autocast(config.autocast, cpu=config.cpu)
     shape = _shape(config)
     return _within_memory(_with_rate(config, shape), shape, rows)[0]
 
@@ -296,7 +300,9 @@ def fit_(model: SentenceTransformer, config: TrainConfig, rows: Dataset) -> floa
     trainer.remove_callback(PrinterCallback)
     start = time.perf_counter()
     trainer.train()
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    without_autocast_(model, trainer.accelerator)
+    return seconds
 
 
 def _evaluator(config: TrainConfig) -> EmbeddingSimilarityEvaluator | None:

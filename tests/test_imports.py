@@ -71,6 +71,7 @@ ALLOWED = {
     "ranks": {"errors"},
     "shares": set(),
     "streams": {"errors"},
+    "autocast": {"errors", "recipe.machine", "upstream"},
     "peak": {"recipe.machine"},
     "trackers": {"errors"},
     "base_errors": {"embedded", "errors", "layer_errors", "loading", "quantizer"},
