@@ -7,10 +7,10 @@ import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from lacos_st import ranks
-from lacos_st.arguments import EVALUATOR_NAME, training_arguments
+from lacos_st.arguments import EVALUATOR_NAME, chosen_by, training_arguments
 from lacos_st.atomic import cannot_write, whole_folder
 from lacos_st.autocast import check_autocast, without_autocast_
 from lacos_st.embedded import ASSETS, resolve
@@ -51,8 +51,9 @@ class TrainResult:
         eval_rows: rows of the validation loss.
         steps: optimiser steps of the whole run, earlier parts included.
         train_loss: mean loss over this call's steps.
-        best_metric: best validation loss or, with `best="sts"`, best Spearman (max over the four); None without
-            validation.
+        best_by: what the checkpoint was chosen by: "loss", or "sts", which it is too where there are graded pairs and
+            no validation rows, whatever `config.best` says; None without validation.
+        best_metric: lowest validation loss, or highest Spearman (max over the four, 0 to 1); None without validation.
         best_step: the step at which it was reached.
         trainable_parameters: how many numbers were trained.
         seconds: wall time of the training loop.
@@ -65,6 +66,7 @@ class TrainResult:
     eval_rows: int
     steps: int
     train_loss: float
+    best_by: Literal["loss", "sts"] | None
     best_metric: float | None
     best_step: int | None
     trainable_parameters: int
@@ -256,6 +258,7 @@ def _run(
         eval_rows=len(eval_rows or ()),
         steps=trainer.state.global_step,
         train_loss=output.training_loss,
+        best_by=chosen_by(config, eval_rows=len(eval_rows or ()), sts=evaluator is not None),
         best_metric=trainer.state.best_metric,
         best_step=trainer.state.best_global_step,
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),

@@ -98,6 +98,7 @@ def test_a_run_as_json_has_standard_output_to_itself(folder: Path, capsys: pytes
     shown = capsys.readouterr()
     found = json.loads(shown.out)
     assert found["steps"] == 2 and found["train_rows"] == 8
+    assert found["best"] is None and found["best_metric"] is None  # nothing was measured
     assert Path(found["model"]).is_dir()
     assert found["train_loss"] > 0
     assert "'loss'" in shown.err  # the trainer's log is not lost
@@ -125,6 +126,16 @@ def test_a_quiet_run_leaves_the_process_as_it_was(folder: Path) -> None:
 def test_quiet_hides_no_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "-q", "--base", "nowhere/at-all", "--data", "x", "--output", str(folder / "no")]) == 2
     assert capsys.readouterr().err.startswith("lacos-st: error: ")
+
+
+def test_what_the_checkpoint_was_chosen_by_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graded = ["--eval-sts", str(folder / "sts" / "graded.tsv"), "--max-steps", "1"]
+    graded += ["--eval-rows", "500"]  # a tenth of eight rows at most: none for the loss
+    assert train(folder, *graded, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["best"] == "sts"
+    assert train(folder, *graded) == 0
+    assert f", best sts {found['best_metric']:.4f} at 1: " in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_scores_as_json_are_those_of_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,9 +56,11 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.json:
         names = ("train_rows", "eval_rows", "steps", "train_loss", "best_metric", "best_step", "trainable_parameters")
         figures = {name: getattr(result, name) for name in (*names, "seconds")}
-        print(json.dumps({"model": str(result.model_path), "best": config.best, **figures}, indent=2))
+        print(json.dumps({"model": str(result.model_path), "best": result.best_by, **figures}, indent=2))
         return
-    best = "" if result.best_metric is None else f", best {config.best} {result.best_metric:.4f} at {result.best_step}"
+    best = ""
+    if result.best_metric is not None:
+        best = f", best {result.best_by} {result.best_metric:.4f} at {result.best_step}"
     print(f"{result.train_rows} rows, {result.steps} steps in {result.seconds:.0f} s{best}: {result.model_path}")
 
 
