@@ -140,7 +140,9 @@ class TrainConfig:
     on_bad_row: Literal["error", "skip"] = option(
         "error", "malformed rows: error names file and line and stops; skip leaves them out, counted and named"
     )
-    exclude_sts: tuple[str, ...] = option((), "folders of graded pairs: rows with one of their sentences are left out")
+    exclude_sts: tuple[str, ...] = option(
+        (), "folders or files of graded pairs: rows with one of their sentences are left out"
+    )
     allow_duplicates: bool = option(False, "let a text stand twice in a batch (a false negative)")
     eval_rows: int = option(500, "rows split off for the validation loss, a tenth of the data at most; 0: none")
     eval_data: tuple[str, ...] = option((), "validation data of their own instead of a split")
