@@ -23,6 +23,7 @@ from lacos_st.runs import RunFolder
 from lacos_st.settings import ADAPTER_METHODS, TrainConfig
 from lacos_st.sts import StsTask, load_task_file
 from lacos_st.trackers import check_trackers
+from lacos_st.unheeded import unheeded
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -96,6 +97,8 @@ def train(config: TrainConfig) -> TrainResult:
     config = config.resolved()
     check_trackers(config.report_to)
     check_autocast(config.autocast, cpu=config.cpu)
+    if (names := unheeded(config)) and ranks.is_first():
+        logger.warning("method %s does not use %s: what is given for it has no effect", config.method, ", ".join(names))
     joined = ranks.join(cpu=config.cpu)
     if ranks.count() > 1 and config.embedding_device is not None and not config.cpu:
         raise UserError("embedding_device is for one process: NCCL moves nothing in host memory; leave it out")

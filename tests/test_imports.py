@@ -71,6 +71,7 @@ ALLOWED = {
     "ranks": {"errors"},
     "shares": set(),
     "streams": {"errors"},
+    "unheeded": {"presets", "settings"},
     "autocast": {"errors", "recipe.machine", "upstream"},
     "peak": {"recipe.machine"},
     "trackers": {"errors"},
