@@ -16,9 +16,11 @@ import tiny
 import torch
 from transformers.utils.logging import is_progress_bar_enabled
 
-from lacos_st import blockwise, doctor
+from lacos_st import blockwise, doctor, training
 from lacos_st.cli import COMMANDS, TOUR, build_parser, main
 from lacos_st.commands import completion
+from lacos_st.errors import UserError
+from lacos_st.settings import TrainConfig
 
 NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]
 
@@ -126,6 +128,28 @@ def test_a_quiet_run_leaves_the_process_as_it_was(folder: Path) -> None:
 def test_quiet_hides_no_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "-q", "--base", "nowhere/at-all", "--data", "x", "--output", str(folder / "no")]) == 2
     assert capsys.readouterr().err.startswith("lacos-st: error: ")
+
+
+def test_a_preset_goes_before_what_a_file_has_from_another(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs: list[TrainConfig] = []
+
+    def start(config: TrainConfig) -> None:
+        runs.append(config)
+        raise UserError("far enough")
+
+    monkeypatch.setattr(training, "train", start)
+    values = {"base": "b", "data": "d", "output": "o", "dtype": "bfloat16", "scale": 30, "lora_rank": 8}
+    file = folder / "written.yaml"
+    file.write_text(TrainConfig.from_mapping(values).resolved().to_yaml())
+    for more in ([], ["--preset", "paper"], ["--preset", "best", "--lora-rank", "2"]):
+        assert main(["train", "--config", str(file), *more]) == 2
+    first, same, best = runs
+    assert first == same == TrainConfig.from_mapping(values).resolved()
+    assert best == TrainConfig.from_mapping({**values, "preset": "best", "lora_rank": 2}).resolved()
+    said = [record.getMessage() for record in caplog.records if "stays" in record.getMessage()]
+    assert said == [f"of {file} stays, in place of what preset best says: scale 30.0; remove it there to change that"]
 
 
 def test_what_the_checkpoint_was_chosen_by_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
