@@ -193,17 +193,24 @@ def import_mteb() -> Any:
     return mteb
 
 
+def parts_of(task: Any) -> list[Any]:
+    """An mteb task itself, or those that it is the mean of (CQADupstackRetrieval)."""
+    return list(task.metadata.tasks) if task.is_aggregate else [task]
+
+
 def load_mteb_data(task: Any) -> None:
-    """Fetch the data of an mteb task through mteb; a UserError where the hub can't be reached."""
-    try:
-        task.load_data()
-    except (OSError, ValueError) as error:  # ConnectionError and DatasetNotFoundError are OSErrors
-        raise UserError(
-            f"data of mteb task {task.metadata.name!r} could not be fetched ({type(error).__name__}: {error}): check "
-            'the network; or fetch it where there is one (python -c "import mteb; '
-            f'mteb.get_task({task.metadata.name!r}).load_data()"), bring the folder that HF_HOME names, and set '
-            "HF_HUB_OFFLINE=1; or evaluate on a folder of graded pairs with --data"
-        ) from error
+    """Fetch the data of an mteb task, or of all its parts, through mteb; a UserError where the hub can't be reached."""
+    for part in parts_of(task):
+        name = part.metadata.name
+        try:
+            part.load_data()
+        except (OSError, ValueError) as error:  # ConnectionError and DatasetNotFoundError are OSErrors
+            raise UserError(
+                f"data of mteb task {name!r} could not be fetched ({type(error).__name__}: {error}): check the "
+                'network; or fetch it where there is one (python -c "import mteb; '
+                f'mteb.get_task({name!r}).load_data()"), bring the folder that HF_HOME names, and set '
+                "HF_HUB_OFFLINE=1; or evaluate on a folder of graded pairs with --data"
+            ) from error
 
 
 def _from_mteb(task: Any, subset: str, split: str) -> StsTask:

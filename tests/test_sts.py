@@ -234,7 +234,7 @@ class _StandInTask:
     """What `load_mteb_task` asks of an mteb STS task, without the network."""
 
     column_names = ("sentence1", "sentence2")
-    min_score, max_score, eval_splits = 0, 5, ("test",)
+    min_score, max_score, eval_splits, is_aggregate = 0, 5, ("test",), False
 
     def __init__(self, name: str, subsets: list[str], languages: list[str]) -> None:
         self.metadata = SimpleNamespace(name=name, languages=languages)
