@@ -173,9 +173,10 @@ class LacosTrainer(SentenceTransformerTrainer):
                 part.gather_across_devices = True
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As the stock method; the batch's loss counts once for each of its rows."""
+        """As the stock method; of a streaming set, the batch's loss counts once for each of its rows."""
         rows = inputs.get(ROWS)
-        self._of_its_rows.rows = None if rows is None else len(rows.rows)
+        length_known = self.accelerator.gradient_state.remainder >= 0  # then stock's weights are kept
+        self._of_its_rows.rows = None if rows is None or length_known else len(rows.rows)
         return super().prediction_step(model, inputs, *args, **kwargs)
 
     def _without_filling(self, losses: torch.Tensor) -> torch.Tensor:

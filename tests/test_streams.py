@@ -62,6 +62,18 @@ def test_a_stream_trains_and_validates_as_a_set_in_memory(
     assert found[1] == pytest.approx(found[0], abs=1e-6)
 
 
+def test_in_memory_batches_weigh_as_with_stock(tiny_bloom_dir: str, tmp_path: Path) -> None:
+    def in_threes(dataset: Any, batch_size: int, drop_last: bool, **_: Any) -> DefaultBatchSampler:
+        return DefaultBatchSampler(SequentialSampler(dataset), batch_size=3, drop_last=drop_last)
+
+    losses = []
+    for kind in (SentenceTransformerTrainer, LacosTrainer):
+        run = trainer(kind, tiny_bloom_dir, tmp_path, train_dataset=rows(4), eval_dataset=rows(7, shift=3))
+        run.args.batch_sampler = in_threes  # of batches of four, as where no text may stand twice
+        losses.append(run.evaluate()["eval_loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
 def test_the_stock_trainer_is_told_what_to_set(tiny_bloom_dir: str, tmp_path: Path) -> None:
     run = trainer(SentenceTransformerTrainer, tiny_bloom_dir, tmp_path, train_dataset=rows(12).to_iterable_dataset())
     with pytest.raises(UserError, match=r'LacosTrainer, or .* accelerator_config=\{"dispatch_batches": False\}'):
