@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lacos_st import ranks
 from lacos_st.errors import UserError
@@ -17,6 +17,20 @@ OPTIMIZERS = {"adam8bit": "adamw_bnb_8bit", "adamw": "adamw_torch"}
 EVALUATIONS_PER_RUN = 10
 EVALUATOR_NAME = "sts"
 BEST_METRIC = {"loss": "eval_loss", "sts": f"eval_{EVALUATOR_NAME}_spearman_max"}
+
+
+def chosen_by(config: TrainConfig, *, eval_rows: int, sts: bool) -> Literal["loss", "sts"] | None:
+    """By what the best checkpoint of a run is chosen: what `best` asks for, where that is measured.
+
+    Args:
+        config: of the run.
+        eval_rows: of the validation loss; 0 without.
+        sts: whether graded pairs are scored.
+
+    Returns:
+        "loss" for the validation loss, "sts" for Spearman; None where nothing is measured.
+    """
+    return config.best if eval_rows else "sts" if sts else None
 
 
 def training_arguments(
@@ -42,7 +56,8 @@ def training_arguments(
     batches = _batches(config, rows=rows)
     total = config.max_steps or math.ceil(math.ceil(batches / config.gradient_accumulation) * config.epochs)
     every = config.eval_steps or max(1, math.ceil(total / EVALUATIONS_PER_RUN))
-    evaluates = bool(eval_rows) or sts
+    best = chosen_by(config, eval_rows=eval_rows, sts=sts)
+    evaluates = best is not None
     assert config.lr is not None  # `resolved` has filled it in
     return SentenceTransformerTrainingArguments(
         output_dir=str(folder.checkpoints),
@@ -75,8 +90,8 @@ def training_arguments(
         save_steps=every,
         save_total_limit=2,  # the last one, and the best or the one before
         load_best_model_at_end=evaluates,
-        metric_for_best_model=BEST_METRIC[config.best if eval_rows else "sts"] if evaluates else None,
-        greater_is_better=(config.best == "sts" or not eval_rows) if evaluates else None,
+        metric_for_best_model=BEST_METRIC[best] if best is not None else None,
+        greater_is_better=best == "sts" if evaluates else None,
         logging_steps=config.log_steps,
         logging_first_step=True,
         logging_nan_inf_filter=False,  # the stock default hides a NaN loss

@@ -65,10 +65,11 @@ class StopOnNonFinite(TrainerCallback):
 
     Args:
         loss: whose own weights, where it has any, are looked at beside the model's; a loss, or a dict of them.
+        scaled: whether a scaler looks at the gradients and skips such a step: with autocast to float16 on a GPU.
     """
 
-    def __init__(self, loss: Losses | None = None) -> None:
-        self.loss = loss
+    def __init__(self, loss: Losses | None = None, *, scaled: bool = False) -> None:
+        self.loss, self.scaled = loss, scaled
         self.batches: list[Rows] = []
 
     def check_loss(self, loss: torch.Tensor, rows: Rows | None, args: TrainingArguments, state: TrainerState) -> None:
@@ -92,9 +93,9 @@ class StopOnNonFinite(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Raises NonFiniteLoss where a gradient is not finite, but in float16, whose scaler skips such a step."""
+        """Raises NonFiniteLoss where a gradient is not finite, but where a scaler skips such a step."""
         batches, self.batches = self.batches, []
-        if args.fp16:
+        if self.scaled:
             return
         named = [(name, p.grad) for name, p in kwargs["model"].named_parameters() if p.grad is not None]
         named += own_gradients(self.loss).items()

@@ -99,6 +99,31 @@ def fill(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**(preset.values if preset else {}), **values}
 
 
+def without_filled(values: Mapping[str, Any], config: TrainConfig, *, new: str) -> tuple[dict[str, Any], list[str]]:
+    """`values` of a file for a run by another preset: what the file's own preset filled in gives way.
+
+    A run's `train.yaml` holds every option, so that it would leave nothing for another preset to say.
+
+    Args:
+        values: as the file has them.
+        config: of the same values, converted, by the file's own preset.
+        new: name of the other preset.
+
+    Returns:
+        The values but for those that are what the file's preset fills in (a learning rate by size: any of
+        `LEARNING_RATES`) and are said by either preset; and the names of those that stay and are not the new one's.
+    """
+    old, other = PRESETS[config.preset], PRESETS[new]
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    rates: Any = old.lr.get(config.method)
+    filled = {name: {old.values.get(name, defaults[name])} for name in {**old.values, **other.values}}
+    filled["lr"] = {None, rates} if rates is not None else {None, *(rate for _, _, rate in LEARNING_RATES)}
+    filled["lora_rank"] = {None, 0, old.lora_rank}  # 0 of a method without adapters
+    chosen = {**other.values, "lr": other.lr.get(config.method), "lora_rank": other.lora_rank}
+    kept = {name: value for name, value in values.items() if getattr(config, name) not in filled.get(name, ())}
+    return kept, [name for name in kept if name in chosen and getattr(config, name) != chosen[name]]
+
+
 def learning_rate(parameters: int) -> tuple[float, str]:
     """The recipe paper's peak rate for training a base's own weights, and the Pythia that it was used with.
 

@@ -124,7 +124,9 @@ class TrainConfig:
     scheduler: Literal["linear", "cosine", "constant_with_warmup"] = option("linear", "learning rate after warm-up")
     weight_decay: float = option(0.0, "decoupled weight decay; 0 makes AdamW plain Adam")
     max_grad_norm: float = option(1.0, "gradients are clipped to this norm; 0 leaves them")
-    autocast: Literal["bfloat16", "float16"] | None = option(None, "mixed precision during training")
+    autocast: Literal["bfloat16", "float16"] | None = option(
+        None, "mixed precision during training; float16 on a GPU only"
+    )
     gradient_checkpointing: bool = option(False, "recompute activations instead of keeping them")
     mini_batch_size: int | None = option(
         None, "pairs embedded at a time, by the cached loss: the same batch and negatives in less memory (not sbert)"
@@ -138,7 +140,9 @@ class TrainConfig:
     on_bad_row: Literal["error", "skip"] = option(
         "error", "malformed rows: error names file and line and stops; skip leaves them out, counted and named"
     )
-    exclude_sts: tuple[str, ...] = option((), "folders of graded pairs: rows with one of their sentences are left out")
+    exclude_sts: tuple[str, ...] = option(
+        (), "folders or files of graded pairs: rows with one of their sentences are left out"
+    )
     allow_duplicates: bool = option(False, "let a text stand twice in a batch (a false negative)")
     eval_rows: int = option(500, "rows split off for the validation loss, a tenth of the data at most; 0: none")
     eval_data: tuple[str, ...] = option((), "validation data of their own instead of a split")

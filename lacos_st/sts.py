@@ -119,13 +119,19 @@ def load_tasks(folder: str | Path, *, names: Sequence[str] | None = None) -> lis
     return [known[name]() for name in dict.fromkeys(wanted)]
 
 
-def load_sentences(folder: str | Path) -> set[str]:
+def load_sentences(place: str | Path) -> set[str]:
     """Every sentence of the graded pairs in a folder, those of sets that `load_tasks` reads by name only included.
 
+    Args:
+        place: a folder, or one file of graded pairs.
+
     Raises:
-        UserError: as `load_tasks`.
+        UserError: as `load_tasks`, of a file as `load_task_file`.
     """
-    known, _ = _tasks_in(Path(folder))
+    if Path(place).is_file():
+        task = load_task_file(place, option="exclude_sts")
+        return {*task.sentences1, *task.sentences2}
+    known, _ = _tasks_in(Path(place))
     tasks = [load() for name, load in known.items() if not _is_aligned_pair(name)]
     return {text for task in tasks for text in (*task.sentences1, *task.sentences2)}
 
@@ -187,17 +193,24 @@ def import_mteb() -> Any:
     return mteb
 
 
+def parts_of(task: Any) -> list[Any]:
+    """An mteb task itself, or those that it is the mean of (CQADupstackRetrieval)."""
+    return list(task.metadata.tasks) if task.is_aggregate else [task]
+
+
 def load_mteb_data(task: Any) -> None:
-    """Fetch the data of an mteb task through mteb; a UserError where the hub can't be reached."""
-    try:
-        task.load_data()
-    except (OSError, ValueError) as error:  # ConnectionError and DatasetNotFoundError are OSErrors
-        raise UserError(
-            f"data of mteb task {task.metadata.name!r} could not be fetched ({type(error).__name__}: {error}): check "
-            'the network; or fetch it where there is one (python -c "import mteb; '
-            f'mteb.get_task({task.metadata.name!r}).load_data()"), bring the folder that HF_HOME names, and set '
-            "HF_HUB_OFFLINE=1; or evaluate on a folder of graded pairs with --data"
-        ) from error
+    """Fetch the data of an mteb task, or of all its parts, through mteb; a UserError where the hub can't be reached."""
+    for part in parts_of(task):
+        name = part.metadata.name
+        try:
+            part.load_data()
+        except (OSError, ValueError) as error:  # ConnectionError and DatasetNotFoundError are OSErrors
+            raise UserError(
+                f"data of mteb task {name!r} could not be fetched ({type(error).__name__}: {error}): check the "
+                'network; or fetch it where there is one (python -c "import mteb; '
+                f'mteb.get_task({name!r}).load_data()"), bring the folder that HF_HOME names, and set '
+                "HF_HUB_OFFLINE=1; or evaluate on a folder of graded pairs with --data"
+            ) from error
 
 
 def _from_mteb(task: Any, subset: str, split: str) -> StsTask:
@@ -225,6 +238,8 @@ def _from_mteb(task: Any, subset: str, split: str) -> StsTask:
 
 def _tasks_in(root: Path) -> tuple[dict[str, Callable[[], StsTask]], bool]:
     """Loaders of all the tasks in a folder, and whether it has the known layout; UserError where there are none."""
+    if root.is_file():
+        raise UserError(f"{root} is a file: name its folder ({root.parent}), and the task by the file's name")
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give one with graded pairs (score, sentence 1, sentence 2)")
     layout = next((place for place in (root, root / "sts") if (place / "en").is_dir()), None)

@@ -33,6 +33,7 @@ from lacos_st.runs import LAST_LINE, read_log
 from lacos_st.savable import check_adapters
 from lacos_st.saving import whatever_it_embeds
 from lacos_st.shares import SharedBatches
+from lacos_st.streams import OfItsRows, check_streams, read_by_each_
 from lacos_st.transformer import LoRA8bit
 from lacos_st.upstream import overrides
 
@@ -63,6 +64,7 @@ class LacosTrainer(SentenceTransformerTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_streams(self.train_dataset, self.eval_dataset, self.args, processes=ranks.count())
         if any(isinstance(part, AdaptiveLayerLoss) for part in parts(self.loss)):
             raise UserError(
                 "AdaptiveLayerLoss and Matryoshka2dLoss need the output of each layer, of which lacos_st's modules "
@@ -73,9 +75,15 @@ class LacosTrainer(SentenceTransformerTrainer):
                 check_adapters(module)  # before anything is trained that could not be saved
         self._bases = frozen_bases(self.model)
         ranks.check_same(repr(self._bases), "base")
-        self._stop_on_non_finite = StopOnNonFinite(self.loss)
+        self._stop_on_non_finite = StopOnNonFinite(self.loss, scaled=self.accelerator.scaler is not None)
         self.add_callback(self._stop_on_non_finite)
         self._find_best = FindBest()
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As the stock method; a streaming set is read by the process that trains on it (`lacos_st.streams`)."""
+        read_by_each_(self.args, processes=ranks.count())
+        super().create_accelerator_and_postprocess()
+        self._of_its_rows = OfItsRows(self.gather_function)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the stock method; on a CPU the memory of a step is kept for the next, and given back at the end."""
@@ -155,6 +163,7 @@ class LacosTrainer(SentenceTransformerTrainer):
         Stock shares the rows out and leaves out those that do not fill a batch of each process: of few rows, all.
         """
         if ranks.count() == 1:
+            self.gather_function = self._of_its_rows  # each time: stock puts its own back
             return super().evaluate(*args, **kwargs)
         gatherers, gather = gathering(self.loss), self.gather_function
         self.gather_function = self._without_filling
@@ -166,6 +175,13 @@ class LacosTrainer(SentenceTransformerTrainer):
             self.gather_function = gather
             for part in gatherers:
                 part.gather_across_devices = True
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As the stock method; of a streaming set, the batch's loss counts once for each of its rows."""
+        rows = inputs.get(ROWS)
+        length_known = self.accelerator.gradient_state.remainder >= 0  # then stock's weights are kept
+        self._of_its_rows.rows = None if rows is None or length_known else len(rows.rows)
+        return super().prediction_step(model, inputs, *args, **kwargs)
 
     def _without_filling(self, losses: torch.Tensor) -> torch.Tensor:
         """A batch's loss once for each of its rows, as accelerate has it in a single process."""

@@ -7,11 +7,12 @@ import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from lacos_st import ranks
-from lacos_st.arguments import EVALUATOR_NAME, training_arguments
+from lacos_st.arguments import EVALUATOR_NAME, chosen_by, training_arguments
 from lacos_st.atomic import cannot_write, whole_folder
+from lacos_st.autocast import check_autocast, without_autocast_
 from lacos_st.embedded import ASSETS, resolve
 from lacos_st.errors import UserError
 from lacos_st.methods import build_loss, build_model, load_rows
@@ -22,6 +23,7 @@ from lacos_st.runs import RunFolder
 from lacos_st.settings import ADAPTER_METHODS, TrainConfig
 from lacos_st.sts import StsTask, load_task_file
 from lacos_st.trackers import check_trackers
+from lacos_st.unheeded import unheeded
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -43,15 +45,16 @@ class TrainResult:
     """What a run came to.
 
     Attributes:
-        model: the trained model, at its best checkpoint.
+        model: the trained model, at its best checkpoint; it embeds as the one that was saved, without autocast.
         model_path: where it was saved.
         config: the run's options with everything filled in, as in `train.yaml`.
         train_rows: rows trained on, validation left out.
         eval_rows: rows of the validation loss.
         steps: optimiser steps of the whole run, earlier parts included.
         train_loss: mean loss over this call's steps.
-        best_metric: best validation loss or, with `best="sts"`, best Spearman (max over the four); None without
-            validation.
+        best_by: what the checkpoint was chosen by: "loss", or "sts", which it is too where there are graded pairs and
+            no validation rows, whatever `config.best` says; None without validation.
+        best_metric: lowest validation loss, or highest Spearman (max over the four, 0 to 1); None without validation.
         best_step: the step at which it was reached.
         trainable_parameters: how many numbers were trained.
         seconds: wall time of the training loop.
@@ -64,6 +67,7 @@ class TrainResult:
     eval_rows: int
     steps: int
     train_loss: float
+    best_by: Literal["loss", "sts"] | None
     best_metric: float | None
     best_step: int | None
     trainable_parameters: int
@@ -92,6 +96,9 @@ def train(config: TrainConfig) -> TrainResult:
 
     config = config.resolved()
     check_trackers(config.report_to)
+    check_autocast(config.autocast, cpu=config.cpu)
+    if (names := unheeded(config)) and ranks.is_first():
+        logger.warning("method %s does not use %s: what is given for it has no effect", config.method, ", ".join(names))
     joined = ranks.join(cpu=config.cpu)
     if ranks.count() > 1 and config.embedding_device is not None and not config.cpu:
         raise UserError("embedding_device is for one process: NCCL moves nothing in host memory; leave it out")
@@ -241,6 +248,7 @@ def _run(
     start = time.perf_counter()
     output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.perf_counter() - start
+    without_autocast_(model, trainer.accelerator)
     if frozen_hash(base) != hash_before:
         raise RuntimeError(f"training changed frozen weights of {config.base}: nothing was saved; please report this")
     model.eval()
@@ -253,6 +261,7 @@ def _run(
         eval_rows=len(eval_rows or ()),
         steps=trainer.state.global_step,
         train_loss=output.training_loss,
+        best_by=chosen_by(config, eval_rows=len(eval_rows or ()), sts=evaluator is not None),
         best_metric=trainer.state.best_metric,
         best_step=trainer.state.best_global_step,
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -264,8 +273,9 @@ def prepared(config: TrainConfig, rows: Dataset) -> TrainConfig:
     """The run with its learning rate filled in, after a look at the memory that it will take.
 
     Raises:
-        UserError: it does not fit in memory.
+        UserError: it does not fit in memory, or its device has no such autocast.
     """
+    check_autocast(config.autocast, cpu=config.cpu)
     shape = _shape(config)
     return _within_memory(_with_rate(config, shape), shape, rows)[0]
 
@@ -296,7 +306,9 @@ def fit_(model: SentenceTransformer, config: TrainConfig, rows: Dataset) -> floa
     trainer.remove_callback(PrinterCallback)
     start = time.perf_counter()
     trainer.train()
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    without_autocast_(model, trainer.accelerator)
+    return seconds
 
 
 def _evaluator(config: TrainConfig) -> EmbeddingSimilarityEvaluator | None:

@@ -35,6 +35,7 @@ from lacos_st.quantizer import Blockwise8bitConfig
 from lacos_st.savable import shapes
 from lacos_st.saving import write_module
 from lacos_st.steadfast import keep_base
+from lacos_st.streams import check_sentences
 from lacos_st.turns import one_at_a_time
 from lacos_st.unfinished import check_finished
 from lacos_st.upstream import infer_position_offset_, overrides, position_offset, text_modality
@@ -315,7 +316,7 @@ class LoRA8bit(Transformer):
 
         Raises:
             UserError: training mode, and an 8-bit base without adapters or with trainable weights of its own; a text
-                that is longer than the base can read (`lacos_st.lengths`).
+                longer than the base can read (`lacos_st.lengths`); tokens without sentences (`lacos_st.streams`).
         """
         if self.training and torch.is_grad_enabled():
             adapters.check_frozen(self.model)
@@ -327,6 +328,7 @@ class LoRA8bit(Transformer):
         return self._embed(features, **kwargs)
 
     def _embed(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        check_sentences(features)
         if not self.echo:
             return self._read(features, **kwargs)
         twice, second, place = doubled(features)

@@ -390,3 +390,8 @@ def gguf_tensors(architecture: str, config: Any, model: nn.Module) -> tuple[Any,
     plain = need("transformers", "transformers.modeling_gguf_pytorch_utils", "TensorProcessor", purpose=purpose)
     processor = processors.get(architecture, plain)(config=config.to_dict())
     return processor, names_of(model, processor)
+
+
+def forget_preparation_(model: nn.Module) -> None:
+    """Take off accelerate's mark of a prepared model, with which its next training would be without autocast."""
+    vars(model).pop("_is_accelerate_prepared", None)

@@ -16,9 +16,11 @@ import tiny
 import torch
 from transformers.utils.logging import is_progress_bar_enabled
 
-from lacos_st import blockwise, doctor
+from lacos_st import blockwise, doctor, training
 from lacos_st.cli import COMMANDS, TOUR, build_parser, main
 from lacos_st.commands import completion
+from lacos_st.errors import UserError
+from lacos_st.settings import TrainConfig
 
 NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]
 
@@ -98,6 +100,7 @@ def test_a_run_as_json_has_standard_output_to_itself(folder: Path, capsys: pytes
     shown = capsys.readouterr()
     found = json.loads(shown.out)
     assert found["steps"] == 2 and found["train_rows"] == 8
+    assert found["best"] is None and found["best_metric"] is None  # nothing was measured
     assert Path(found["model"]).is_dir()
     assert found["train_loss"] > 0
     assert "'loss'" in shown.err  # the trainer's log is not lost
@@ -125,6 +128,38 @@ def test_a_quiet_run_leaves_the_process_as_it_was(folder: Path) -> None:
 def test_quiet_hides_no_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "-q", "--base", "nowhere/at-all", "--data", "x", "--output", str(folder / "no")]) == 2
     assert capsys.readouterr().err.startswith("lacos-st: error: ")
+
+
+def test_a_preset_goes_before_what_a_file_has_from_another(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs: list[TrainConfig] = []
+
+    def start(config: TrainConfig) -> None:
+        runs.append(config)
+        raise UserError("far enough")
+
+    monkeypatch.setattr(training, "train", start)
+    values = {"base": "b", "data": "d", "output": "o", "dtype": "bfloat16", "scale": 30, "lora_rank": 8}
+    file = folder / "written.yaml"
+    file.write_text(TrainConfig.from_mapping(values).resolved().to_yaml())
+    for more in ([], ["--preset", "paper"], ["--preset", "best", "--lora-rank", "2"]):
+        assert main(["train", "--config", str(file), *more]) == 2
+    first, same, best = runs
+    assert first == same == TrainConfig.from_mapping(values).resolved()
+    assert best == TrainConfig.from_mapping({**values, "preset": "best", "lora_rank": 2}).resolved()
+    said = [record.getMessage() for record in caplog.records if "stays" in record.getMessage()]
+    assert said == [f"of {file} stays, in place of what preset best says: scale 30.0; remove it there to change that"]
+
+
+def test_what_the_checkpoint_was_chosen_by_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graded = ["--eval-sts", str(folder / "sts" / "graded.tsv"), "--max-steps", "1"]
+    graded += ["--eval-rows", "500"]  # a tenth of eight rows at most: none for the loss
+    assert train(folder, *graded, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["best"] == "sts"
+    assert train(folder, *graded) == 0
+    assert f", best sts {found['best_metric']:.4f} at 1: " in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_scores_as_json_are_those_of_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

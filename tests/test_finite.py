@@ -12,11 +12,12 @@ import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from transformers import TrainerControl, TrainerState
 
 from lacos_st import encoder
 from lacos_st.adapters import adapter_parameters
 from lacos_st.cli import main
-from lacos_st.finite import NonFiniteLoss
+from lacos_st.finite import NonFiniteLoss, StopOnNonFinite
 from lacos_st.trainer import LacosTrainer
 
 ROWS = Dataset.from_dict({"anchor": [f"a man {i}" for i in range(24)], "positive": [f"guitar {i}" for i in range(24)]})
@@ -98,6 +99,25 @@ def test_a_gradient_is_stopped_before_the_weights(model: SentenceTransformer, tm
     assert stop.value.checkpoint == str(tmp_path / "checkpoint-2")  # its weights gave the finite loss of step 3
     assert len(stop.value.rows.rows) == 6
     assert all(torch.equal(now, was) for now, was in zip(weights(model), before, strict=True))
+
+
+def test_float16_without_a_scaler_stops_as_well(model: SentenceTransformer, tmp_path: Path) -> None:
+    run = trainer(model, MultipleNegativesRankingLoss(model), tmp_path, fp16=True)
+    assert run.accelerator.scaler is None  # a CPU has none
+    next(iter(adapter_parameters(model[0].model).values())).register_hook(lambda gradient: gradient * float("inf"))
+    before = weights(model)
+    with pytest.raises(NonFiniteLoss, match=r"gradients were not finite .* at step 1 "):
+        run.train()
+    assert all(torch.equal(now, was) for now, was in zip(weights(model), before, strict=True))
+
+
+def test_where_there_is_a_scaler_it_skips_the_step() -> None:
+    bad = torch.nn.Linear(2, 2)
+    bad(torch.full((1, 2), float("inf"))).sum().backward()
+    args = SentenceTransformerTrainingArguments(use_cpu=True)
+    StopOnNonFinite(scaled=True).on_pre_optimizer_step(args, TrainerState(), TrainerControl(), model=bad)
+    with pytest.raises(NonFiniteLoss, match="gradients were not finite"):
+        StopOnNonFinite().on_pre_optimizer_step(args, TrainerState(), TrainerControl(), model=bad)
 
 
 def test_a_validation_loss_leaves_the_step_before(model: SentenceTransformer, tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import yaml
 
 from lacos_st.errors import UserError
-from lacos_st.presets import LEARNING_RATES, PRESETS, described, fill, learning_rate
+from lacos_st.presets import LEARNING_RATES, PRESETS, described, fill, learning_rate, without_filled
 from lacos_st.recipe.published import published_shape
 from lacos_st.settings import TrainConfig
 
@@ -120,3 +121,34 @@ def test_best_is_for_adapters() -> None:
 def test_sbert_is_none_of_the_recipes_methods() -> None:
     with pytest.raises(UserError, match="says nothing of method sbert: choose another, or bias, freeze, full"):
         configure(preset="recipe", method="sbert").resolved()
+
+
+def written(**options: Any) -> dict[str, Any]:
+    """As `train.yaml` holds a run: every option."""
+    config = configure(**options).resolved()
+    return dict(yaml.safe_load(config.to_yaml()))
+
+
+def under(new: str, values: dict[str, Any], **given: Any) -> tuple[TrainConfig, list[str]]:
+    kept, others = without_filled(values, TrainConfig.from_mapping(values), new=new)
+    return TrainConfig.from_mapping({**kept, **given, "preset": new}).resolved(), others
+
+
+def test_what_one_preset_filled_in_gives_way_to_another() -> None:
+    for new in PRESETS:
+        for old in PRESETS:
+            assert under(new, written(preset=old, seed=7)) == (configure(preset=new, seed=7).resolved(), [])
+
+
+def test_what_a_file_says_of_its_own_stays_and_is_named() -> None:
+    config, others = under("best", written(scale=30, lora_rank=8, lr=3e-4, dtype="bfloat16", batch_size=64))
+    assert (config.scale, config.lora_rank, config.lr, config.dtype) == (30.0, 8, 3e-4, "bfloat16")
+    assert (config.batch_size, config.pooling, config.symmetric) == (64, "lasttoken", True)
+    assert others == ["lora_rank", "scale", "lr"]
+
+
+def test_a_rate_by_size_and_no_adapters_give_way_too() -> None:
+    values = {**written(preset="recipe", method="full"), "lr": 3e-5}
+    assert under("paper", values) == (configure(method="full").resolved(), [])
+    assert under("recipe", written(method="full"))[0].lr is None
+    assert under("best", values, method="lacos")[0] == configure(preset="best").resolved()

@@ -81,9 +81,18 @@ def test_all_sentences_are_those_of_the_sets_that_are_no_defaults_too(known: Pat
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "own.csv").write_text("1,a,b\n2,c,d\n")
     assert load_sentences(tmp_path / "plain") == {"a", "b", "c", "d"}
-    for nothing in (tmp_path / "none", tmp_path):
-        with pytest.raises(UserError, match=r"no such folder|no graded pairs"):
+    assert load_sentences(tmp_path / "plain" / "own.csv") == {"a", "b", "c", "d"}
+    (tmp_path / "notes.txt").write_text("mine")
+    for nothing in (tmp_path / "none", tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(UserError, match=r"no such folder|no graded pairs|exclude_sts .* ends in neither"):
             load_sentences(nothing)
+
+
+def test_a_file_is_no_folder_of_tasks(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("1,a,b\n2,c,d\n")
+    with pytest.raises(UserError, match=r"own.csv is a file: name its folder \(.*\), and the task by the file's name"):
+        load_tasks(tmp_path / "own.csv")
+    assert [task.name for task in load_tasks(tmp_path, names=["own"])] == ["own"]
 
 
 def test_unaligned_languages_are_refused(known: Path) -> None:
@@ -225,7 +234,7 @@ class _StandInTask:
     """What `load_mteb_task` asks of an mteb STS task, without the network."""
 
     column_names = ("sentence1", "sentence2")
-    min_score, max_score, eval_splits = 0, 5, ("test",)
+    min_score, max_score, eval_splits, is_aggregate = 0, 5, ("test",), False
 
     def __init__(self, name: str, subsets: list[str], languages: list[str]) -> None:
         self.metadata = SimpleNamespace(name=name, languages=languages)

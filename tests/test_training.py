@@ -232,7 +232,7 @@ def test_sts_evaluation_during_training(options: dict[str, Any], tmp_path: Path)
     file.write_text("5\ta man walks\ta man walks on\n3\ta man\ta guitar\n0\tthe street\tx plays\n", encoding="utf-8")
     result = train(configure(options, eval_sts=str(file), best="sts", eval_rows=0))
     found = [row["eval_sts_spearman_max"] for row in log_of(options["output"]) if "eval_sts_spearman_max" in row]
-    assert result.best_metric == max(found[1:])
+    assert (result.best_by, result.best_metric) == ("sts", max(found[1:]))
 
 
 def test_validation_split_keeps_first_sentences_apart(options: dict[str, Any], tmp_path: Path) -> None:

@@ -15,7 +15,10 @@ from typing import Any, TextIO
 
 from lacos_st.commands.parsing import add_command, choices
 from lacos_st.errors import UserError
+from lacos_st.presets import PRESETS, without_filled
 from lacos_st.settings import TrainConfig
+
+logger = logging.getLogger(__name__)
 
 OPTIONS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 
@@ -40,7 +43,7 @@ def train(arguments: argparse.Namespace) -> None:
             raise UserError(f"output {given['output']} holds no {file.name}: there is no run to resume")
     if arguments.quiet or arguments.json:
         given.setdefault("progress", False)
-    values = {} if file is None else read_yaml(file)
+    values = {} if file is None else _for_preset(read_yaml(file), given, file=file)
     config = TrainConfig.from_mapping({**values, **given}, source="options" if file is None else str(file)).resolved()
 
     from lacos_st import ranks
@@ -56,10 +59,27 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.json:
         names = ("train_rows", "eval_rows", "steps", "train_loss", "best_metric", "best_step", "trainable_parameters")
         figures = {name: getattr(result, name) for name in (*names, "seconds")}
-        print(json.dumps({"model": str(result.model_path), "best": config.best, **figures}, indent=2))
+        print(json.dumps({"model": str(result.model_path), "best": result.best_by, **figures}, indent=2))
         return
-    best = "" if result.best_metric is None else f", best {config.best} {result.best_metric:.4f} at {result.best_step}"
+    best = ""
+    if result.best_metric is not None:
+        best = f", best {result.best_by} {result.best_metric:.4f} at {result.best_step}"
     print(f"{result.train_rows} rows, {result.steps} steps in {result.seconds:.0f} s{best}: {result.model_path}")
+
+
+def _for_preset(values: dict[str, Any], given: dict[str, Any], *, file: Path) -> dict[str, Any]:
+    """The values of a file under the preset that the command line names: without what the file's own filled in."""
+    new = given.get("preset", values.get("preset"))
+    if new not in PRESETS or new == values.get("preset", OPTIONS["preset"].default):
+        return values
+    old = {name: value for name, value in given.items() if name != "preset"}
+    kept, other = without_filled(values, TrainConfig.from_mapping({**old, **values}, source=str(file)), new=new)
+    if others := [f"{name} {kept[name]}" for name in other if name not in given]:
+        said = ", ".join(others)
+        logger.warning(
+            "of %s stays, in place of what preset %s says: %s; remove it there to change that", file, new, said
+        )
+    return kept
 
 
 def _elsewhere(arguments: argparse.Namespace) -> TextIO:
@@ -71,7 +91,11 @@ def add(commands: Any) -> None:
     """Add the command to the command line."""
     parser = add_command(commands, "train", train, examples=EXAMPLES)
     parser.add_argument(
-        "--config", type=Path, metavar="YAML", help="file that holds options; those given here go first"
+        "--config",
+        type=Path,
+        metavar="YAML",
+        help="file that holds options, such as a run's train.yaml; those given here go first, and another preset goes "
+        "before what the file's own had filled in",
     )
     parser.add_argument("--json", action="store_true", help="what the run came to as JSON; its log on standard error")
     hints = typing.get_type_hints(TrainConfig)

@@ -25,7 +25,7 @@ from lacos_st.leaderboard.tasks import load_named
 from lacos_st.models import given_model
 from lacos_st.options import read_yaml
 from lacos_st.report import markdown_table
-from lacos_st.sts import import_mteb, load_tasks
+from lacos_st.sts import import_mteb, load_tasks, parts_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -173,7 +173,16 @@ def _score(mteb: Any, model: Any, task: Any, cache: Any, *, batch_size: int, ove
 
 
 def _stale(cache: Any, task: Any, described: Any) -> bool:
-    """Whether there is a result of other data or another mteb than this run's (mteb itself would take it)."""
+    """Whether a task, or one that it is the mean of, has a result of other data or another mteb than this run's.
+
+    mteb itself would take it.
+    """
+    tasks = [*parts_of(task), task] if task.is_aggregate else [task]
+    return any([_other(cache, each, described) for each in tasks])  # a list: each of them is named in the log
+
+
+def _other(cache: Any, task: Any, described: Any) -> bool:
+    """Whether the very result of a task is of other data or another mteb."""
     name = task.metadata.name
     try:
         found = cache.load_task_result(name, described)
