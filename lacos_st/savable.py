@@ -58,7 +58,10 @@ def check_adapters(module: Any) -> None:
 
 
 def take_storage_(module: Any) -> bool:
-    """Set a module's options to how its layers are stored, where that is not what it was loaded with (`quantize_`).
+    """Set a module's options to how its layers are stored, where that is not how they were read.
+
+    `quantize_` of floats, in another way or of more layers, and `dequantize_` of some; that of all is none: what is
+    saved by its base's name comes back stored.
 
     Args:
         module: a `LoRA8bit`.
@@ -71,7 +74,10 @@ def take_storage_(module: Any) -> bool:
     """
     stored = [layer for layer in module.model.modules() if isinstance(layer, Stored8bit)]
     ways = {(layer.block_size, layer.code) for layer in stored}
-    if not ways or ways == {(module.block_size, module.code)}:
+    codes, codes_as_read = (
+        {name for name in found if name.endswith(".codes")} for found in (shapes(module.model), module.shapes_as_read)
+    )
+    if not ways or (ways == {(module.block_size, module.code)} and codes == codes_as_read):
         return False
     if len(ways) > 1:
         raise UserError(f"the layers are stored in blocks of {sorted(ways)}: a saved model has one block size and code")

@@ -156,6 +156,22 @@ def test_a_base_that_was_quantised_under_its_adapter_is_saved(tiny_bloom_dir: st
     assert loaded[0].code == "dynamic"
 
 
+@pytest.mark.parametrize("self_contained", [False, True])
+@pytest.mark.parametrize(
+    ("change", "skip"),
+    [
+        (lambda bloom: dequantize_(bloom.h[0]), []),
+        (lambda bloom: quantize_(bloom, block_size=64), ["dense_h_to_4h"]),
+    ],
+)
+def test_a_base_of_which_other_layers_are_stored_is_saved(
+    change: Callable[[Any], None], skip: list[str], self_contained: bool, tiny_bloom_dir: str, tmp_path: Path
+) -> None:
+    model = stirred(tiny_bloom_dir, skip=skip, self_contained=self_contained)
+    change(model[0].auto_model)
+    assert np.array_equal(again(model, tmp_path).encode(TEXTS), model.encode(TEXTS))
+
+
 def test_layers_in_different_blocks_are_not_saved(tiny_bloom_dir: str, tmp_path: Path) -> None:
     model = encoder(tiny_bloom_dir, device="cpu", code=None, lora_rank=0)
     quantize_(model[0].auto_model.h[0], block_size=32)
