@@ -26,18 +26,30 @@ ADAPTER = "default"
 ADAPTER_FOLDER = "adapter"
 """Where it is saved, in the model's folder."""
 
+OF_BERT = (r"intermediate\.dense", r"layer\.\d+\.output\.dense")
+OF_OPT = ("fc1", "fc2")
+FUSED_GATE = ("gate_up_proj", "down_proj")
 FEED_FORWARD = {
-    "bert": (r"intermediate\.dense", r"layer\.\d+\.output\.dense"),
+    "bert": OF_BERT,
     "bloom": ("dense_h_to_4h", "dense_4h_to_h"),
+    "camembert": OF_BERT,
     "distilbert": ("lin1", "lin2"),
+    "electra": OF_BERT,
+    "glm": FUSED_GATE,
+    "glm4": FUSED_GATE,
     "gpt_neox": ("dense_h_to_4h", "dense_4h_to_h"),
-    "roberta": (r"intermediate\.dense", r"layer\.\d+\.output\.dense"),
-    "xlm-roberta": (r"intermediate\.dense", r"layer\.\d+\.output\.dense"),
+    "modernbert": (r"mlp\.Wi", r"mlp\.Wo"),
+    "opt": OF_OPT,
+    "phi": OF_OPT,
+    "phi3": FUSED_GATE,
+    "roberta": OF_BERT,
+    "starcoder2": ("c_fc", "c_proj"),
+    "xlm-roberta": OF_BERT,
 }
 """Ends of the names (regular expressions) of the feed-forward layers, by `config.model_type`."""
 
 GATED_FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
-"""The names that Llama, Qwen, Gemma, Mistral and their kin share."""
+"""The names that Llama, Qwen, Gemma, Mistral and their kin share; all of them, or the layers are not known."""
 
 
 def lora_layers(model: PreTrainedModel, targets: str | Sequence[str] = "paper") -> list[str]:
@@ -68,8 +80,9 @@ def lora_layers(model: PreTrainedModel, targets: str | Sequence[str] = "paper") 
         return linear + embeddings
     if targets == "paper":
         ends = FEED_FORWARD.get(model.config.model_type, GATED_FEED_FORWARD)
-        found = [name for name in linear if any(re.search(rf"(^|\.){end}$", name) for end in ends)]
-        if not found:
+        of_end = [[name for name in linear if re.search(rf"(^|\.){end}$", name)] for end in ends]
+        found = [name for name in linear if any(name in names for names in of_end)]
+        if not all(of_end):
             raise UserError(
                 f"the feed-forward layers of {type(model).__name__} ({model.config.model_type}) are not known: "
                 'name them with lora_targets=[...], or choose lora_targets="all-linear"'

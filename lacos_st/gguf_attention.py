@@ -1,7 +1,8 @@
-"""What a GGUF file says of its attention and transformers does not read: its mask, its scale, and its RoPE scaling.
+"""What a GGUF file says of its attention and transformers does not read: its mask, its scale, its RoPE.
 
-transformers 5.23 passes these keys over without a word, and what it loads then is another model. Their meaning:
-llama.cpp's loading of hyperparameters (`rope_scaling_type_train`, `rope_freq_scale_train`, `f_attention_scale`).
+transformers 5.23 passes these keys over without a word, of some architectures or of all, and what it loads then is
+another model. Their meaning: llama.cpp's loading of hyperparameters (`rope_scaling_type_train`,
+`rope_freq_scale_train`, `rope_freq_base_train`, `n_rot`, `f_attention_scale`).
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ LAYERS_OF_27B = {"gemma2": 46, "gemma3_text": 62}
 FULL = "full_attention"
 """The layers that Gemma 3's scaling is for, in the files of transformers and of llama.cpp: those without a window."""
 
+TURNED_IN_PART = ("nemotron", "phi3")
+"""Model types that may turn a part of each head alone, which files tell as its width."""
+
 SCALE_TOLERANCE = 1e-4
 """Relative: files hold float32."""
 
 
 def apply_attention_(config: PreTrainedConfig, header: Header, file: Path) -> None:
-    """Put linear RoPE scaling, and Gemma's scale, into a configuration that transformers read from a GGUF file.
+    """Put RoPE, and Gemma's scale, into a configuration that transformers read from a GGUF file.
 
     Args:
         config: to be changed.
@@ -47,6 +51,9 @@ def apply_attention_(config: PreTrainedConfig, header: Header, file: Path) -> No
     scale = values.get("attention.scale") or None
     if scale is not None and not math.isclose(scale, attention_scale(config), rel_tol=SCALE_TOLERANCE):
         raise _another(file, config, "attention.scale", scale)
+    if config.model_type == "phi3":
+        config.sliding_window = int(values.get("attention.sliding_window", 0)) or None
+    _apply_rope_(config, values)
     _apply_rope_scaling_(config, values, file)
 
 
@@ -62,8 +69,20 @@ def attention_scale(config: Any) -> float:
     """What transformers multiplies the products of queries and keys by: 1 / sqrt(head_dim), or as Gemma, Granite."""
     if (multiplier := getattr(config, "attention_multiplier", None)) is not None:
         return float(multiplier)
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return float(getattr(config, "query_pre_attn_scalar", None) or head_dim) ** -0.5
+    return float(getattr(config, "query_pre_attn_scalar", None) or _head_dim(config)) ** -0.5
+
+
+def _head_dim(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def _apply_rope_(config: Any, values: dict[str, Any]) -> None:
+    """The base of the frequencies, and the share of a head that turns: transformers has its defaults for some."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    if "rope_theta" in parameters and "rope.freq_base" in values:
+        parameters["rope_theta"] = float(values["rope.freq_base"])
+    if config.model_type in TURNED_IN_PART and "rope.dimension_count" in values:
+        parameters["partial_rotary_factor"] = values["rope.dimension_count"] / _head_dim(config)
 
 
 def _apply_rope_scaling_(config: Any, values: dict[str, Any], file: Path) -> None:

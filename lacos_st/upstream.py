@@ -389,7 +389,10 @@ def gguf_tensors(architecture: str, config: Any, model: nn.Module) -> tuple[Any,
     processors = need("transformers", "transformers.modeling_gguf_pytorch_utils", "TENSOR_PROCESSORS", purpose=purpose)
     plain = need("transformers", "transformers.modeling_gguf_pytorch_utils", "TensorProcessor", purpose=purpose)
     processor = processors.get(architecture, plain)(config=config.to_dict())
-    return processor, names_of(model, processor)
+    causal = nn.Module()  # the gguf package knows some architectures' layers by their names in a causal LM alone
+    causal.config, causal.model = config, model
+    inner = {name: known.removeprefix("model.") for name, known in names_of(causal, processor).items()}
+    return processor, inner | names_of(model, processor)
 
 
 def forget_preparation_(model: nn.Module) -> None:

@@ -33,6 +33,8 @@ BLOCK_NAMES = {
         "mlp.dense_4h_to_h": "ffn_down",
     },
 }
+BLOCK_NAMES["starcoder2"] = BLOCK_NAMES["llama"] | {"mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
+BLOCK_NAMES["phi3"] = BLOCK_NAMES["llama"] | {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
 BLOCK_NAMES["gemma3"] = BLOCK_NAMES["llama"] | {
     "post_attention_layernorm": "post_attention_norm",
     "pre_feedforward_layernorm": "ffn_norm",
@@ -87,12 +89,12 @@ def write(
 
     Args:
         file: to be written.
-        model: a tiny Llama, BLOOM or Gemma 3.
+        model: a tiny Llama, BLOOM, Gemma 3, StarCoder2 or Phi-3.
         kind: of its matrices, where a width lets it; other tensors are float32, as with llama.cpp.
         chat_template: of the tokenizer.
         pad: whether the file names a padding token.
         extra: more tensors.
-        keys: more values (text, bool or float), without the architecture's name before them.
+        keys: more values (text, bool, float or int), without the architecture's name before them.
     """
     config: Any = model.config
     architecture = {"gemma3_text": "gemma3"}.get(config.model_type, config.model_type)
@@ -107,17 +109,25 @@ def write(
         writer.add_context_length(config.max_position_embeddings)
         writer.add_feed_forward_length(config.intermediate_size)
         writer.add_head_count_kv(config.num_key_value_heads)
-        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-        writer.add_rope_freq_base(10000.0)
+        if architecture == "starcoder2":
+            writer.add_layer_norm_eps(config.norm_epsilon)
+        else:
+            writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        writer.add_rope_freq_base(_rope(config).get("rope_theta", 10000.0))
     if architecture == "llama":
         writer.add_rope_dimension_count(config.head_dim)
         writer.add_vocab_size(config.vocab_size)
+    if architecture == "phi3":
+        head_dim = config.hidden_size // config.num_attention_heads
+        writer.add_rope_dimension_count(int(head_dim * _rope(config)["partial_rotary_factor"]))
     if architecture == "gemma3":
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
         writer.add_sliding_window(config.sliding_window)
     for key, value in (keys or {}).items():
-        add = {str: writer.add_string, bool: writer.add_bool, float: writer.add_float32}[type(value)]
+        add = {str: writer.add_string, bool: writer.add_bool, float: writer.add_float32, int: writer.add_uint32}[
+            type(value)
+        ]
         add(f"{architecture}.{key}", value)
     _add_tokenizer(writer, chat_template=chat_template, pad=pad, entries=config.vocab_size)
     for name, tensor in model.state_dict().items():
@@ -133,6 +143,11 @@ def write(
     writer.write_tensors_to_file()
     writer.close()
     return file
+
+
+def _rope(config: Any) -> dict[str, Any]:
+    """The parameters of RoPE, where they are the same in all layers."""
+    return {} if config.model_type == "gemma3_text" else config.rope_parameters
 
 
 def _name(name: str, architecture: str) -> str:

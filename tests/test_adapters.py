@@ -32,6 +32,8 @@ def stored(seed: int = 0) -> BloomEncoder:
         ("bloom", {"word_embeddings", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"}),
         ("gpt_neox", {"embed_in", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"}),
         ("llama", {"embed_tokens", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}),
+        ("phi3", {"embed_tokens", "mlp.gate_up_proj", "mlp.down_proj"}),
+        ("starcoder2", {"embed_tokens", "mlp.c_fc", "mlp.c_proj"}),
         ("bert", {"embeddings.word_embeddings", "intermediate.dense", "output.dense"}),
     ],
 )
@@ -41,6 +43,14 @@ def test_paper_targets(architecture: str, expected: set[str]) -> None:
     assert len(names) == 1 + 2 * (len(expected) - 1)  # one embedding, the others once in each of two layers
     assert all(any(name.endswith(end) for end in expected) for name in names)
     assert not [name for name in names if "attention" in name]
+
+
+def test_half_known_feed_forward_layers_are_unknown() -> None:
+    """LoRA on the down_proj alone, of which no name told, would have been another method."""
+    model = tiny.model("phi3")
+    model.config.model_type = "unheard-of"
+    with pytest.raises(UserError, match="are not known"):
+        lora_layers(model)
 
 
 def test_targets_by_name() -> None:

@@ -48,6 +48,23 @@ def test_linear_rope_scaling_is_applied(architecture: str, tmp_path: Path) -> No
     np.testing.assert_allclose(ours.encode(TEXTS), written(model, ours), atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "rope"),
+    [
+        ("starcoder2", {"rope_type": "default", "rope_theta": 100.0}),
+        ("phi3", {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}),
+    ],
+)
+def test_what_transformers_passes_over(architecture: str, rope: dict[str, Any], tmp_path: Path) -> None:
+    """The base of the frequencies, the share of a head that turns, and Phi-3's window."""
+    model = tiny.model(architecture, rope_parameters=rope)
+    file = write(tmp_path / "model.gguf", model, pad=True, keys={"attention.sliding_window": 48})
+    ours = encoder(str(file), lora_rank=0, code=None, device="cpu")
+    assert ours[0].model.config.rope_parameters == rope
+    assert ours[0].model.config.sliding_window == {"phi3": 48}.get(architecture)
+    np.testing.assert_allclose(ours.encode(TEXTS), written(model, ours), atol=2e-5)
+
+
 @pytest.mark.parametrize(("layers", "scalar"), [(2, 32), (3, 16)])
 def test_gemmas_scale_is_that_of_its_size(
     layers: int, scalar: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

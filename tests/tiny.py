@@ -19,9 +19,13 @@ from transformers import (
     GPTNeoXModel,
     LlamaConfig,
     LlamaModel,
+    Phi3Config,
+    Phi3Model,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Starcoder2Config,
+    Starcoder2Model,
 )
 
 from lacos_st.seal import SEAL_FILE, add_to_seal, write_seal
@@ -41,6 +45,22 @@ ARCHITECTURES: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel], di
         GPTNeoXConfig,
         GPTNeoXModel,
         {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128},
+    ),
+    "starcoder2": (
+        Starcoder2Config,
+        Starcoder2Model,
+        {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128},
+    ),
+    "phi3": (
+        Phi3Config,
+        Phi3Model,
+        {
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "intermediate_size": 128,
+            "pad_token_id": 0,
+        },
     ),
 }
 
