@@ -107,3 +107,20 @@ def test_the_run_of_a_law_is_told_what_its_runs_were(
     assert found["tokens"] == found["steps"] * run.batch_size * 2 * length
     job = replace(job, optimizer=run.optimizer, adapter_dtype=run.adapter_dtype, mini_batch=run.mini_batch_size)
     assert found["peak_bytes"] == predict(shape, replace(job, checkpointing=run.gradient_checkpointing)).peak
+
+
+def test_the_cost_is_that_of_the_settings_own_batch_and_length(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a sweep compared batches: the file said the setting's, steps and cost were of the preset's."""
+    runs = sweeps.sweep(sizes=sweeps.SIZES[::2], budgets=sweeps.BUDGETS[::2], seeds=1)
+    setting = "batch_size=8 lr=0.001 max_seq_length=16 mini_batch_size=4"
+    folder = _fitted(tmp_path, "full", [replace(run, setting=setting) for run in runs])
+    monkeypatch.chdir(folder)
+    command = "plan --flops 1e15 --family bases.txt --law law.json --runs runs.csv --json --data pairs.tsv"
+    assert main([*command.split(), "--yaml", "plan.yaml"]) == 0
+    found = json.loads(capsys.readouterr().out)["plan"]
+    config = TrainConfig.from_yaml("plan.yaml").resolved()
+    assert (config.batch_size, config.max_seq_length, config.mini_batch_size) == (8, 16, 4)
+    assert (found["batch_size"], found["mini_batch_size"]) == (8, 4)
+    assert found["tokens"] == found["steps"] * 8 * 2 * 16

@@ -201,6 +201,10 @@ def propose(member: Member, setting: Setting, request: Request) -> Proposal | Le
         setting: the method.
         request: the limits.
     """
+    try:
+        request = _as_set(request, setting)
+    except UserError as error:
+        return LeftOut(member, setting.method, str(error))
     shape, job = member.shape, _job(member.shape, setting, request)
     if job is None:
         return LeftOut(member, setting.method, "its widths are multiples of no block size of the 8-bit format")
@@ -240,8 +244,16 @@ def propose(member: Member, setting: Setting, request: Request) -> Proposal | Le
     )
 
 
+def _as_set(request: Request, setting: Setting) -> Request:
+    """With the batch and the sentences that the setting itself names; raises as `Request`."""
+    own = setting.others
+    limit = (1 + bool(request.told.get("echo"))) * (own.get("max_seq_length") or math.inf)
+    return replace(request, batch_size=own.get("batch_size", request.batch_size), length=min(request.length, limit))
+
+
 def _job(shape: ModelShape, setting: Setting, request: Request) -> Job | None:
     """None where no block size fits an 8-bit base."""
+    told = {**request.told, **setting.others}
     widths = [layer.inputs for layer in shape.linears] + [shape.hidden]
     block = next((size for size in BLOCK_SIZES if not any(width % size for width in widths)), None)
     if setting.method == "lacos" and block is None:
@@ -253,13 +265,13 @@ def _job(shape: ModelShape, setting: Setting, request: Request) -> Job | None:
         dtype=request.dtype if setting.adapted else "float32",
         device=request.device,
         rank=setting.rank,
-        targets=request.told["lora_targets"],
+        targets=told["lora_targets"],
         frozen_blocks=setting.frozen_blocks,
         block_size=block or BLOCK_SIZES[0],
-        optimizer=request.told["optimizer"],
-        adapter_dtype=request.told.get("adapter_dtype", "float32"),
-        checkpointing=request.told.get("gradient_checkpointing", False),
-        mini_batch=request.told.get("mini_batch_size"),
+        optimizer=told["optimizer"],
+        adapter_dtype=told.get("adapter_dtype", "float32"),
+        checkpointing=told.get("gradient_checkpointing", False),
+        mini_batch=told.get("mini_batch_size"),
     )
 
 
