@@ -95,8 +95,10 @@ def encode_corpus(options: EncodeOptions, *, show_progress: bool = False) -> Enc
 
 
 def _check_apart(source: Path, output: Path) -> None:
-    """That the run's own files would not be read as its input; in a hidden folder they would not."""
+    """That the run's own files would not be read as its input, or replace it; in a hidden folder they are not read."""
     inner, outer = output.resolve(), source.resolve()
+    if outer.is_file() and inner in outer.parents:
+        raise UserError(f"input {source} lies in the output folder {output}: choose another folder to write to")
     if not outer.is_dir() or not inner.is_relative_to(outer):
         return
     if not any(part.startswith(".") for part in inner.relative_to(outer).parts):

@@ -124,6 +124,10 @@ def test_output_folders(work: Callable[..., EncodeResult], capsys: pytest.Captur
         work()
     assert work(overwrite=True, shard_rows=50).shards == 1
     assert len(contents()) == 1
+    Path("out/shard-notes.txt").write_text("would be removed before it is read")
+    with pytest.raises(UserError, match="shard-notes.txt lies in the output folder out"):
+        work(source="out/shard-notes.txt", overwrite=True)
+    assert Path("out/shard-notes.txt").exists()
     with files.only_writer(Path("out")), pytest.raises(UserError, match="another run is writing"):
         work(overwrite=True)
     with pytest.raises(UserError, match="is a file"):
