@@ -11,6 +11,8 @@ import tiny
 from sentence_transformers import SentenceTransformer
 
 from lacos_st import UserError, encoder
+from lacos_st.export.options import ExportOptions
+from lacos_st.export.run import export_model
 from lacos_st.stored import Stored8bit
 
 BASE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -83,3 +85,22 @@ def test_lora_on_the_linear_layers_of_a_base_without(targets: str, tmp_path: Pat
     with pytest.raises(UserError, match="has no linear layers"):
         make(folder, lora_rank=2, lora_targets=targets)
     assert make(folder, lora_rank=2, lora_targets=["wte"]).encode(["a man"]).shape == (1, 64)
+
+
+OPT = {**BASE, "ffn_dim": 96, "word_embed_proj_dim": 64, "max_position_embeddings": 128}
+
+
+@pytest.mark.parametrize("format", ["merged", "adapter"])
+@pytest.mark.parametrize(("kind", "options"), [("opt", OPT), ("biogpt", BASE), ("roberta", BASE)])
+def test_a_base_whose_positions_begin_later_is_exported(
+    kind: str, options: dict[str, Any], format: Any, tmp_path: Path
+) -> None:
+    """OPT's and BioGPT's table of positions adds 2 by itself, RoBERTa's model does."""
+    model = make(tiny.save_kind(kind, options, tmp_path / "base"), lora_rank=2, lora_targets="recipe")
+    tiny.stir_(model)
+    model.eval().save_pretrained(str(tmp_path / "saved"))
+    done = export_model(ExportOptions(str(tmp_path / "saved"), str(tmp_path / "out"), format=format, dtype="float32"))
+    assert done.fidelity.float32 > (0.9999 if done.weights == "trained" else 0.99)
+    if format == "merged":
+        found = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(["a man", "guitar"], batch_size=1)
+        np.testing.assert_allclose(found, model.encode(["a man", "guitar"]), atol=1e-4)
