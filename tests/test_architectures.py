@@ -87,6 +87,18 @@ def test_lora_on_the_linear_layers_of_a_base_without(targets: str, tmp_path: Pat
     assert make(folder, lora_rank=2, lora_targets=["wte"]).encode(["a man"]).shape == (1, 64)
 
 
+def test_texts_are_no_longer_than_a_chunk_of_attention(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Llama 4's tokens see those of their chunk alone, in most layers."""
+    sizes = {"num_hidden_layers": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size_mlp": 96}
+    options = {**BASE, **sizes, "moe_layers": [], "attention_chunk_size": 8}
+    model = make(tiny.save_kind("llama4_text", options, tmp_path), code=None)
+    assert model.max_seq_length == 8
+    assert "texts are cut after 8 tokens" in caplog.text
+    model.max_seq_length = 20
+    with pytest.raises(UserError, match="window of 8 tokens"):
+        model.encode(["the street is long and a man walks " * 2])
+
+
 OPT = {**BASE, "ffn_dim": 96, "word_embed_proj_dim": 64, "max_position_embeddings": 128}
 
 
