@@ -162,8 +162,8 @@ def ragged_attention(
 
     Raises:
         ValueError: the model needs what this attention cannot do (soft-capping, a sliding window shorter than the
-            batch's longest sequence, attention sinks), or was not called through a lacos_st module. UserError for the
-            window, which a shorter text avoids.
+            batch's longest sequence, attention sinks), has layers that are told by a mask alone whether they are
+            causal, or was not called through a lacos_st module. UserError for the window, which a shorter text avoids.
     """
     layout: RaggedLayout | None = kwargs.get("ragged_layout")
     if layout is None or query.shape[0] != 1 or attention_mask is not None:
@@ -182,13 +182,15 @@ def ragged_attention(
         if kwargs.get(name) is not None:
             raise ValueError(f"{type(module).__name__} needs {name}, which attention {RAGGED!r} does not compute")
     is_causal = kwargs.get("is_causal")
+    if is_causal is None and (is_causal := getattr(module, "is_causal", None)) is None:
+        raise ValueError(f"{type(module).__name__} does not say whether it is causal: its mask did, and there is none")
     mixed = attend(
         query[0].transpose(0, 1),
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
         layout,
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        is_causal=bool(getattr(module, "is_causal", True) if is_causal is None else is_causal),
+        is_causal=bool(is_causal),
         dropout=dropout,
     )
     return mixed.unsqueeze(0), None

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from lacos_st.checkpoint import tensors_hash
 from lacos_st.errors import UserError
-from lacos_st.recipe.shapes import block_number
+from lacos_st.recipe.shapes import block_number, follows_blocks
 
 
 def freeze_blocks_(model: PreTrainedModel, blocks: int) -> None:
@@ -28,7 +28,7 @@ def freeze_blocks_(model: PreTrainedModel, blocks: int) -> None:
     for name, parameter in model.named_parameters():
         number = block_number(name)
         reached |= number is not None
-        parameter.requires_grad_(reached and (number is None or number >= blocks))
+        parameter.requires_grad_(follows_blocks(name, reached=reached) if number is None else number >= blocks)
         trained |= parameter.requires_grad
     if not trained:
         raise UserError(

@@ -22,7 +22,13 @@ LAYERS_OF_27B = {"gemma2": 46, "gemma3_text": 62}
 FULL = "full_attention"
 """The layers that Gemma 3's scaling is for, in the files of transformers and of llama.cpp: those without a window."""
 
-TURNED_IN_PART = ("nemotron", "phi3")
+SLIDING = "sliding_attention"
+"""The layers with one."""
+
+PATTERN = "attention.sliding_window_pattern"
+"""Every how manieth layer is without a window; or an array of them all, which the header's reader passes over."""
+
+TURNED_IN_PART = ("nemotron", "phi3", "stablelm")
 """Model types that may turn a part of each head alone, which files tell as its width."""
 
 SCALE_TOLERANCE = 1e-4
@@ -30,7 +36,7 @@ SCALE_TOLERANCE = 1e-4
 
 
 def apply_attention_(config: PreTrainedConfig, header: Header, file: Path) -> None:
-    """Put RoPE, and Gemma's scale, into a configuration that transformers read from a GGUF file.
+    """Put RoPE, and Gemma's scale and windows, into a configuration that transformers read from a GGUF file.
 
     Args:
         config: to be changed.
@@ -53,7 +59,9 @@ def apply_attention_(config: PreTrainedConfig, header: Header, file: Path) -> No
         raise _another(file, config, "attention.scale", scale)
     if config.model_type == "phi3":
         config.sliding_window = int(values.get("attention.sliding_window", 0)) or None
-    _apply_rope_(config, values)
+    if f"{header.architecture}.{PATTERN}" in header.fields:
+        _apply_pattern_(config, values.get(PATTERN), file)
+    _apply_rope_(config, values, file)
     _apply_rope_scaling_(config, values, file)
 
 
@@ -76,13 +84,30 @@ def _head_dim(config: Any) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
-def _apply_rope_(config: Any, values: dict[str, Any]) -> None:
-    """The base of the frequencies, and the share of a head that turns: transformers has its defaults for some."""
+def _apply_pattern_(config: Any, pattern: Any, file: Path) -> None:
+    """As llama.cpp, `set_swa_pattern`: 0 for a window in every layer."""
+    if config.model_type != "gemma3_text" or not isinstance(pattern, int):
+        raise _another(file, config, PATTERN, "an array" if pattern is None else pattern)
+    numbers = range(1, config.num_hidden_layers + 1)
+    config.layer_types = [FULL if pattern and not number % pattern else SLIDING for number in numbers]
+
+
+def _apply_rope_(config: Any, values: dict[str, Any], file: Path) -> None:
+    """The bases of the frequencies, and the share of a head that turns: transformers has its defaults for some."""
     parameters = getattr(config, "rope_parameters", None) or {}
     if "rope_theta" in parameters and "rope.freq_base" in values:
         parameters["rope_theta"] = float(values["rope.freq_base"])
-    if config.model_type in TURNED_IN_PART and "rope.dimension_count" in values:
-        parameters["partial_rotary_factor"] = values["rope.dimension_count"] / _head_dim(config)
+    in_windows = parameters.get(SLIDING, parameters)
+    if (base := values.get("rope.freq_base_swa", in_windows.get("rope_theta"))) != in_windows.get("rope_theta"):
+        if in_windows is parameters:
+            raise _another(file, config, "rope.freq_base_swa", base)
+        in_windows["rope_theta"] = float(base)
+    if (turned := values.get("rope.dimension_count")) is None:
+        return
+    if config.model_type in TURNED_IN_PART:
+        parameters["partial_rotary_factor"] = turned / _head_dim(config)
+    elif "rope_theta" in parameters and "partial_rotary_factor" not in parameters and turned != _head_dim(config):
+        raise _another(file, config, "rope.dimension_count", turned)
 
 
 def _apply_rope_scaling_(config: Any, values: dict[str, Any], file: Path) -> None:

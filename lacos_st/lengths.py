@@ -11,10 +11,15 @@ logger = logging.getLogger(__name__)
 
 
 def window(config: Any) -> int | None:
-    """The tokens that the attention of a base looks back over, as its configuration has them; None: over all."""
+    """The tokens that the attention of a base looks back over, as its configuration has them; None: over all.
+
+    Llama 4 looks back to the beginning of a chunk of them: the first chunk is a window.
+    """
     text = config.get_text_config()
-    size = getattr(text, "sliding_window", None)
     kinds = getattr(text, "layer_types", None)
+    if kinds is not None and "chunked_attention" in kinds:
+        return int(text.attention_chunk_size)
+    size = getattr(text, "sliding_window", None)
     if not isinstance(size, int) or size < 1 or (kinds is not None and "sliding_attention" not in kinds):
         return None
     return size

@@ -11,6 +11,8 @@ import tiny
 from sentence_transformers import SentenceTransformer
 
 from lacos_st import UserError, encoder
+from lacos_st.export.options import ExportOptions
+from lacos_st.export.run import export_model
 from lacos_st.stored import Stored8bit
 
 BASE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -83,3 +85,34 @@ def test_lora_on_the_linear_layers_of_a_base_without(targets: str, tmp_path: Pat
     with pytest.raises(UserError, match="has no linear layers"):
         make(folder, lora_rank=2, lora_targets=targets)
     assert make(folder, lora_rank=2, lora_targets=["wte"]).encode(["a man"]).shape == (1, 64)
+
+
+def test_texts_are_no_longer_than_a_chunk_of_attention(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Llama 4's tokens see those of their chunk alone, in most layers."""
+    sizes = {"num_hidden_layers": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size_mlp": 96}
+    options = {**BASE, **sizes, "moe_layers": [], "attention_chunk_size": 8}
+    model = make(tiny.save_kind("llama4_text", options, tmp_path), code=None)
+    assert model.max_seq_length == 8
+    assert "texts are cut after 8 tokens" in caplog.text
+    model.max_seq_length = 20
+    with pytest.raises(UserError, match="window of 8 tokens"):
+        model.encode(["the street is long and a man walks " * 2])
+
+
+OPT = {**BASE, "ffn_dim": 96, "word_embed_proj_dim": 64, "max_position_embeddings": 128}
+
+
+@pytest.mark.parametrize("format", ["merged", "adapter"])
+@pytest.mark.parametrize(("kind", "options"), [("opt", OPT), ("biogpt", BASE), ("roberta", BASE)])
+def test_a_base_whose_positions_begin_later_is_exported(
+    kind: str, options: dict[str, Any], format: Any, tmp_path: Path
+) -> None:
+    """OPT's and BioGPT's table of positions adds 2 by itself, RoBERTa's model does."""
+    model = make(tiny.save_kind(kind, options, tmp_path / "base"), lora_rank=2, lora_targets="recipe")
+    tiny.stir_(model)
+    model.eval().save_pretrained(str(tmp_path / "saved"))
+    done = export_model(ExportOptions(str(tmp_path / "saved"), str(tmp_path / "out"), format=format, dtype="float32"))
+    assert done.fidelity.float32 > (0.9999 if done.weights == "trained" else 0.99)
+    if format == "merged":
+        found = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(["a man", "guitar"], batch_size=1)
+        np.testing.assert_allclose(found, model.encode(["a man", "guitar"]), atol=1e-4)

@@ -65,6 +65,18 @@ def test_what_transformers_passes_over(architecture: str, rope: dict[str, Any], 
     np.testing.assert_allclose(ours.encode(TEXTS), written(model, ours), atol=2e-5)
 
 
+def test_gemmas_windows_are_where_the_file_has_them(tmp_path: Path) -> None:
+    """And the base of RoPE in the layers that have one, which is another than that of the others."""
+    base = {"rope_type": "default", "rope_theta": 10000.0}
+    rope = {"sliding_attention": {**base, "rope_theta": 300.0}, "full_attention": base}
+    kinds = ["sliding_attention", "full_attention"] * 2
+    model = gemma(layers=4, layer_types=kinds, rope_parameters=rope)
+    keys = {"attention.sliding_window_pattern": 2, "rope.freq_base_swa": 300.0}
+    ours = encoder(str(write(tmp_path / "model.gguf", model, keys=keys)), lora_rank=0, code=None, device="cpu")
+    assert (ours[0].model.config.layer_types, ours[0].model.config.rope_parameters) == (kinds, rope)
+    np.testing.assert_allclose(ours.encode(TEXTS), written(model, ours), atol=2e-5)
+
+
 @pytest.mark.parametrize(("layers", "scalar"), [(2, 32), (3, 16)])
 def test_gemmas_scale_is_that_of_its_size(
     layers: int, scalar: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -98,6 +110,9 @@ def test_keys_that_change_nothing(keys: dict[str, Any], tmp_path: Path) -> None:
         ("llama", {"rope.scale_linear": -2.0}, r"rope\.scaling\.factor=-2\.0"),
         ("bloom", {"rope.scaling.factor": 4.0}, r"factor=4\.0, which transformers' bloom does not read"),
         ("llama", {"attention.scale": 0.5}, r"attention\.scale=0\.5"),
+        ("llama", {"rope.freq_base_swa": 500.0}, r"rope\.freq_base_swa=500\.0"),
+        ("starcoder2", {"rope.dimension_count": 8}, r"rope\.dimension_count=8"),
+        ("llama", {"attention.sliding_window_pattern": 2}, r"sliding_window_pattern=2"),
         ("llama", {"attention.causal": False}, r"attention\.causal=False"),
     ],
 )

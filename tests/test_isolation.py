@@ -37,6 +37,7 @@ EQUAL: dict[str, dict[str, Any]] = {
 }
 MIXED: dict[str, dict[str, Any]] = {
     "mpnet": {**BASE, "max_position_embeddings": 128},
+    "splinter": BASE,
     "deberta-v2": {**BASE, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
     "xglm": {"d_model": 64, "ffn_dim": 96, "num_layers": 2, "attention_heads": 4},
     "lfm2": {**GROUPED, "layer_types": ["conv", "full_attention"]},

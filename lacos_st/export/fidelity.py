@@ -70,7 +70,7 @@ def fidelity(module: Any, expected: torch.Tensor) -> Fidelity:
         module: sentence-transformers' `Transformer`, on the CPU; its weights may be mapped from files.
         expected: float32 (len(PROBES), H).
     """
-    model: nn.Module = module.model
+    model: Any = module.model
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype)
     with _one_layer_at_a_time(model, torch.float32):
         exact = least_cosine(embed_probes(module), expected)
@@ -91,13 +91,16 @@ def least_cosine(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @contextmanager
-def _one_layer_at_a_time(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+def _one_layer_at_a_time(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
     """Have each layer compute in `dtype` (None: its own), and give back the pages of its mapped weights after it.
 
-    Of an embedding only the rows that are looked up are read. Adapters are cast beforehand, as peft looks at their
+    Of the token embedding only the rows that are looked up are read; tables of positions are small, and some look up
+    others than they are asked for (OPT's). Adapters are cast beforehand, as peft looks at their
     dtype before it calls them.
     """
     handles = []
+    tokens = model.get_input_embeddings()
+    tokens = getattr(tokens, "base_layer", tokens)
     adapters = {p: p.data for name, p in model.named_parameters() if ".lora_" in name and dtype is not None}
     for parameter, data in adapters.items():
         parameter.data = data.to(dtype)
@@ -107,7 +110,7 @@ def _one_layer_at_a_time(model: nn.Module, dtype: torch.dtype | None) -> Iterato
         module.__dict__["_kept"] = kept
         if dtype is None:
             return None
-        if isinstance(module, nn.Embedding):
+        if module is tokens:
             rows, inverse = args[0].unique(return_inverse=True)
             module.weight.data, args = kept["weight"][rows].to(dtype), (inverse, *args[1:])
             module.__dict__["_padding"], module.padding_idx = module.padding_idx, None
@@ -119,7 +122,7 @@ def _one_layer_at_a_time(model: nn.Module, dtype: torch.dtype | None) -> Iterato
     def after(module: nn.Module, args: Any, result: Any) -> None:
         for name, data in module.__dict__.pop("_kept").items():
             getattr(module, name).data = data
-            if not isinstance(module, nn.Embedding):  # of which a few rows were read
+            if module is not tokens:  # of which a few rows were read
                 release_pages(data)
         if "_padding" in module.__dict__:
             module.padding_idx = module.__dict__.pop("_padding")

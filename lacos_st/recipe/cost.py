@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
-from lacos_st.recipe.shapes import ModelShape, check_trainable, lora_targets, shape_of
+from lacos_st.recipe.shapes import ModelShape, check_trainable, lora_targets, shape_of, trained_after
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -118,13 +118,15 @@ def parameters(
     if method == "bias":
         return Parameters(base, base, 0 if products_only else shape.biases)
     layers, on_embedding = lora_targets(shape, targets)
-    adapters = rank * sum(layer.inputs + layer.outputs for layer in layers) + rank * shape.hidden * on_embedding
+    adapters = (
+        rank * sum(layer.inputs + layer.outputs for layer in layers) + rank * shape.embedding_width * on_embedding
+    )
     return Parameters(base + adapters, base + adapters, adapters)
 
 
 def _after(shape: ModelShape, blocks: int, *, products_only: bool) -> int:
     """Parameters of all but the first blocks and what comes before them: embeddings, and a norm of theirs."""
-    later = [layer for layer in shape.linears if layer.block is None or layer.block >= blocks]
+    later = [layer for layer in shape.linears if trained_after(layer, blocks)]
     weights = sum(layer.weights for layer in later)
     if products_only:
         return weights

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from lacos_st.errors import UserError
 from lacos_st.recipe.activations import FLOAT, activations
 from lacos_st.recipe.job import ITEM_BYTES, Job
-from lacos_st.recipe.shapes import ModelShape, check_trainable, lora_targets
+from lacos_st.recipe.shapes import ModelShape, check_trainable, lora_targets, trained_after
 
 SMALLEST_8BIT = 4096
 """bitsandbytes keeps 8-bit state for tensors of at least this many elements (`min_8bit_size`), 32-bit for others."""
@@ -131,7 +131,7 @@ def _weights(shape: ModelShape, job: Job) -> int:
     table = 0 if (job.embedding_device or job.device) != job.device else shape.token_embedding
     if not job.stored_in_8bit:
         return (table + shape.without_embedding) * item
-    widths = [(layer.name, layer.inputs) for layer in shape.linears] + [(shape.embedding_name, shape.hidden)]
+    widths = [(layer.name, layer.inputs) for layer in shape.linears] + [(shape.embedding_name, shape.embedding_width)]
     for name, width in widths:
         if width % job.block_size:
             common = math.gcd(*(width for _, width in widths))
@@ -148,7 +148,7 @@ def _adapters(shape: ModelShape, job: Job) -> Iterator[_Tensor]:
         return
     layers, on_embedding = lora_targets(shape, job.targets)
     sizes = [size for layer in layers for size in (layer.inputs, layer.outputs)]
-    for size in sizes + [shape.vocabulary, shape.hidden] * on_embedding:
+    for size in sizes + [shape.vocabulary, shape.embedding_width] * on_embedding:
         yield _Tensor(size * job.rank)
 
 
@@ -165,7 +165,7 @@ def _base(shape: ModelShape, job: Job) -> Iterator[_Tensor]:
         if shape.other_embeddings:
             yield _Tensor(shape.other_embeddings, table=True)
     for layer in shape.linears:
-        if layer.block is not None and layer.block < frozen:
+        if job.method == "freeze" and not trained_after(layer, frozen):
             continue
         if job.trains_matrices:
             yield _Tensor(layer.weights)

@@ -254,7 +254,7 @@ def _as_set(request: Request, setting: Setting) -> Request:
 def _job(shape: ModelShape, setting: Setting, request: Request) -> Job | None:
     """None where no block size fits an 8-bit base."""
     told = {**request.told, **setting.others}
-    widths = [layer.inputs for layer in shape.linears] + [shape.hidden]
+    widths = [layer.inputs for layer in shape.linears] + [shape.embedding_width]
     block = next((size for size in BLOCK_SIZES if not any(width % size for width in widths)), None)
     if setting.method == "lacos" and block is None:
         return None

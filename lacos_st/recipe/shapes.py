@@ -12,8 +12,11 @@ from lacos_st.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-POST_NORM = ("bert", "distilbert", "roberta", "xlm-roberta")
+POST_NORM = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
 """Types whose norms follow the residual sums."""
+
+OPT_LAST = re.compile(r"(^|\.)(final_layer_norm|project_out)\.")
+"""OPT registers what follows its blocks before them."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class LinearShape:
         inputs: width of its input.
         outputs: width of its output.
         block: number of the transformer block it belongs to; None outside the blocks.
-        part: "attention" or "feed_forward".
+        part: "attention" or "feed_forward"; outside the blocks "before" or "after" them, in projections to and from the
+            width of the token embedding.
         biased: whether it adds a bias.
     """
 
@@ -33,7 +37,7 @@ class LinearShape:
     inputs: int
     outputs: int
     block: int | None
-    part: Literal["attention", "feed_forward"]
+    part: Literal["attention", "feed_forward", "before", "after"]
     biased: bool
 
     @property
@@ -48,7 +52,7 @@ class ModelShape:
 
     Attributes:
         model_type: of the configuration.
-        hidden: width of the token embeddings.
+        hidden: width of the blocks' inputs.
         layers: transformer blocks.
         heads: query heads of a block.
         head_dim: width of a head.
@@ -56,6 +60,7 @@ class ModelShape:
         causal: whether a token sees only itself and earlier ones.
         vocabulary: rows of the token embedding.
         embedding_name: full name of the token embedding.
+        embedding_width: its columns; fewer than `hidden` in some ELECTRAs and OPTs, which project them.
         other_embeddings: positions and token types.
         linears: every linear layer, in the model's order.
         norms: weights and biases of all norms.
@@ -80,6 +85,7 @@ class ModelShape:
     causal: bool
     vocabulary: int
     embedding_name: str
+    embedding_width: int
     other_embeddings: int
     linears: tuple[LinearShape, ...]
     norms: int
@@ -96,7 +102,7 @@ class ModelShape:
     @property
     def token_embedding(self) -> int:
         """Parameters of the token embedding."""
-        return self.vocabulary * self.hidden
+        return self.vocabulary * self.embedding_width
 
     @property
     def linear_weights(self) -> int:
@@ -151,8 +157,10 @@ def shape_of(config: PreTrainedConfig) -> ModelShape:
         raise UserError(f"{type(model).__name__} has no attention heads or no token embedding: no model of text")
     linears: list[LinearShape] = []
     norms = block_norms = last_norms = norm_biases = others = counted = 0
-    embedding_name = ""
+    embedding_name, reached = "", False
     for name, module in model.named_modules():
+        number = block_number(name)
+        reached |= number is not None
         own = {key: parameter.numel() for key, parameter in module.named_parameters(recurse=False)}
         if name.startswith("pooler."):
             counted += sum(own.values())  # over one token, not used for sentence embeddings
@@ -160,15 +168,15 @@ def shape_of(config: PreTrainedConfig) -> ModelShape:
         if module is embedding:
             embedding_name = name
         elif isinstance(module, nn.Linear):
-            linears.append(_linear(name, module))
+            linears.append(_linear(name, module, after=follows_blocks(name, reached=reached)))
         elif isinstance(module, nn.Embedding):
             others += own["weight"]
         elif "norm" in type(module).__name__.lower():
             norms += sum(own.values())
             norm_biases += own.get("bias", 0)
-            if block_number(name) == 0:
+            if number == 0:
                 block_norms += sum(own.values())
-            elif block_number(name) is None and linears:
+            elif number is None and follows_blocks(name, reached=reached):
                 last_norms += sum(own.values())
         else:
             continue
@@ -179,7 +187,7 @@ def shape_of(config: PreTrainedConfig) -> ModelShape:
             f"{type(model).__name__} keeps {missed:,} parameters outside linear layers, embeddings and norms "
             "(experts, convolutions, ...), which this formula does not count: choose a dense transformer"
         )
-    hidden = int(embedding.embedding_dim)
+    hidden = int(getattr(config, "hidden_size", None) or embedding.embedding_dim)
     return ModelShape(
         model_type=config.model_type,
         hidden=hidden,
@@ -190,6 +198,7 @@ def shape_of(config: PreTrainedConfig) -> ModelShape:
         causal=config.model_type == "bloom" or any(getattr(part, "is_causal", False) for part in model.modules()),
         vocabulary=int(embedding.num_embeddings),
         embedding_name=embedding_name,
+        embedding_width=int(embedding.embedding_dim),
         other_embeddings=others,
         linears=tuple(linears),
         norms=norms,
@@ -198,7 +207,7 @@ def shape_of(config: PreTrainedConfig) -> ModelShape:
         norm_biases=norm_biases,
         qk_norm=any(name.endswith(".q_norm") for name, _ in model.named_modules()),
         parallel=bool(getattr(config, "use_parallel_residual", False)),
-        post_norm=config.model_type in POST_NORM,
+        post_norm=config.model_type in POST_NORM or not getattr(config, "do_layer_norm_before", True),
         attention_dropout=_first(config, "attention_probs_dropout_prob", "attention_dropout"),
         checkpoint_item=0 if hasattr(config, "quantization_config") else _item_bytes(config),
         hidden_dropout=_first(config, "hidden_dropout_prob", "hidden_dropout", "dropout"),
@@ -227,7 +236,8 @@ def check_trainable(shape: ModelShape, method: str, *, frozen_blocks: int = 0) -
         raise UserError(f"a {shape.model_type} has no biases to train: choose lora, freeze or full")
     if method == "freeze" and not 0 <= frozen_blocks <= shape.layers:
         raise UserError(f"frozen_blocks is {frozen_blocks}: the model has {shape.layers} blocks")
-    if method == "freeze" and frozen_blocks == shape.layers and not shape.last_norms:
+    last = shape.last_norms + sum(layer.weights for layer in shape.linears if layer.part == "after")
+    if method == "freeze" and frozen_blocks == shape.layers and not last:
         raise UserError(
             f"frozen_blocks is {frozen_blocks}: that is all of a {shape.model_type}, nothing is left to train: freeze "
             "fewer"
@@ -240,13 +250,30 @@ def block_number(name: str) -> int | None:
     return int(number[1]) if number else None
 
 
-def _linear(name: str, layer: Any) -> LinearShape:
+def follows_blocks(name: str, *, reached: bool) -> bool:
+    """Whether a module or parameter outside the blocks comes after them.
+
+    Args:
+        name: its full name.
+        reached: whether a block stands before it in the model's order.
+    """
+    return reached or bool(OPT_LAST.search(f"{name}."))
+
+
+def trained_after(layer: LinearShape, blocks: int) -> bool:
+    """Whether a linear layer is trained where the first blocks, and what comes before them, are frozen."""
+    return layer.part == "after" if layer.block is None else layer.block >= blocks
+
+
+def _linear(name: str, layer: Any, *, after: bool) -> LinearShape:
+    block = block_number(name)
+    part: Any = "attention" if re.search(r"attn|attention", name) else "feed_forward"
     return LinearShape(
         name=name,
         inputs=int(layer.in_features),
         outputs=int(layer.out_features),
-        block=block_number(name),
-        part="attention" if re.search(r"attn|attention", name) else "feed_forward",
+        block=block,
+        part=part if block is not None else "after" if after else "before",
         biased=layer.bias is not None,
     )
 
