@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from lacos_st.adapters import adapter_parameters, add_lora_, lora_layers
+from lacos_st.errors import UserError
 from lacos_st.freezing import freeze_blocks_
 from lacos_st.recipe.cost import parameters
 from lacos_st.recipe.shapes import lora_targets, shape_of
@@ -80,3 +81,10 @@ def test_freezing_trains_the_later_blocks_and_what_follows_them(name: str, froze
     }
     count = parameters(shape_of(model.config), "freeze", frozen_blocks=frozen).updated
     assert count == sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+
+
+def test_shared_blocks_are_refused() -> None:
+    """ALBERT's were counted once, and its pooler among the layers that are trained."""
+    config = AutoConfig.for_model("albert", **SIZES, embedding_size=32, intermediate_size=96)
+    with pytest.raises(UserError, match="has 2 blocks and the weights of 1"):
+        shape_of(config)

@@ -138,7 +138,7 @@ def shape_of(config: PreTrainedConfig) -> ModelShape:
 
     Raises:
         UserError: `AutoModel` cannot build it, or it has weights in places that are not counted here (experts,
-            convolutions), or no attention heads.
+            convolutions), no attention heads, or fewer blocks of weights than blocks (ALBERT).
     """
     import torch
     from torch import nn
@@ -186,6 +186,12 @@ def shape_of(config: PreTrainedConfig) -> ModelShape:
         raise UserError(
             f"{type(model).__name__} keeps {missed:,} parameters outside linear layers, embeddings and norms "
             "(experts, convolutions, ...), which this formula does not count: choose a dense transformer"
+        )
+    blocks = {layer.block for layer in linears if layer.block is not None}
+    if len(blocks) < config.num_hidden_layers:
+        raise UserError(
+            f"{type(model).__name__} has {config.num_hidden_layers} blocks and the weights of {len(blocks)}: shared "
+            "ones are not counted by this formula, choose a model without"
         )
     hidden = int(getattr(config, "hidden_size", None) or embedding.embedding_dim)
     return ModelShape(
