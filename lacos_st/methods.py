@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 PROMPT = "default"
 """The name of a trained model's own prompt."""
 
+SIDES = ("query", "document")
+"""What sentence-transformers calls the prompts of `encode_query` and `encode_document`."""
+
 
 def load_rows(config: TrainConfig) -> tuple[Dataset, Dataset | None]:
     """The rows to train on and those of the validation loss.
@@ -161,8 +164,13 @@ def build_model(config: TrainConfig) -> SentenceTransformer:
 
 
 def _prompts(config: TrainConfig) -> dict[str, Any]:
-    """The model's own prompt, which `encode` puts before each sentence unless told otherwise."""
-    return {} if config.prompt is None else {"prompts": {PROMPT: config.prompt}, "default_prompt_name": PROMPT}
+    """The model's own prompt, which `encode` puts before each sentence unless told otherwise.
+
+    `encode_query` and `encode_document`, which mteb calls too, pass the default over for the empty one of their own.
+    """
+    if config.prompt is None:
+        return {}
+    return {"prompts": dict.fromkeys((PROMPT, *SIDES), config.prompt), "default_prompt_name": PROMPT}
 
 
 def _checkpoint_activations_(model: PreTrainedModel) -> None:
