@@ -110,17 +110,22 @@ def build_model(config: TrainConfig) -> SentenceTransformer:
     """The encoder to be trained: with fresh adapters on an 8-bit (lacos) or float base (lora); else its own weights.
 
     Raises:
-        UserError: the base cannot be used.
+        UserError: the base cannot be used, or is a saved model with a prompt and the run says nothing of one.
     """
     import torch
     from sentence_transformers import SentenceTransformer
 
     from lacos_st.adapters import check_frozen
-    from lacos_st.encoders import encoder
+    from lacos_st.encoders import default_prompt, encoder
     from lacos_st.freezing import freeze_blocks_, train_biases_
     from lacos_st.pooling import Pooling
     from lacos_st.transformer import BloomLoRA8bit, LoRA8bit
 
+    if config.prompt is None and (saved := default_prompt(config.base)):
+        raise UserError(
+            f"{config.base} is a saved model that puts {saved!r} before each sentence, and would be trained without: "
+            'give it again with --prompt, or --prompt "" to have none'
+        )
     device = "cpu" if config.cpu else None
     options: dict[str, Any] = {
         "lora_rank": config.lora_rank,
