@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig
@@ -140,6 +140,22 @@ def add_lora_(
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The LoRA weights below `model`, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if ".lora_" in name}
+
+
+def base_first(stock: Callable[..., Iterator[nn.Parameter]]) -> Callable[..., Iterator[nn.Parameter]]:
+    """The stock method `parameters`, which gives a base's weights before its adapter's, whose dtype may be another.
+
+    sentence-transformers casts the modules behind to the dtype of the first; the base's is that of what they are given.
+
+    Args:
+        stock: `parameters` of a module.
+    """
+
+    def parameters(module: nn.Module, *args: Any, **kwargs: Any) -> Iterator[nn.Parameter]:
+        own = {id(parameter) for parameter in adapter_parameters(module).values()}
+        yield from sorted(stock(module, *args, **kwargs), key=lambda parameter: id(parameter) in own)
+
+    return parameters
 
 
 def is_quantized(model: nn.Module) -> bool:

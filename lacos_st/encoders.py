@@ -12,9 +12,13 @@ from lacos_st import gguf
 from lacos_st.checkpoint import MANIFEST_FILE
 from lacos_st.embedded import resolve
 from lacos_st.errors import UserError
+from lacos_st.folder import read_json
 from lacos_st.loading import hub_part, read_config
 from lacos_st.pooling import Pooling
 from lacos_st.transformer import BloomLoRA8bit, LoRA8bit
+
+SETTINGS_FILE = "config_sentence_transformers.json"
+"""In which sentence-transformers keeps a model's prompts."""
 
 
 def encoder(model_name_or_path: str, *, device: str | None = None, **options: Any) -> SentenceTransformer:
@@ -50,3 +54,13 @@ def _check_plain(folder: Path) -> None:
             f"{folder} is a saved model whose pooling is not mean pooling alone, which is what an encoder from a base "
             f"gets: load it as it is, SentenceTransformer({str(folder)!r})"
         )
+
+
+def default_prompt(base: str) -> str | None:
+    """What a saved model of ours puts before each sentence, where a folder holds one; None or "" for nothing."""
+    folder = Path(resolve(base))
+    if not (folder / MANIFEST_FILE).is_file() or not (folder / SETTINGS_FILE).is_file():
+        return None
+    settings = read_json(folder / SETTINGS_FILE)
+    prompts = settings.get("prompts") if isinstance(settings, dict) else None
+    return prompts.get(settings.get("default_prompt_name")) if isinstance(prompts, dict) else None

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 PROMPT = "default"
 """The name of a trained model's own prompt."""
 
+SIDES = ("query", "document")
+"""What sentence-transformers calls the prompts of `encode_query` and `encode_document`."""
+
 
 def load_rows(config: TrainConfig) -> tuple[Dataset, Dataset | None]:
     """The rows to train on and those of the validation loss.
@@ -107,17 +110,22 @@ def build_model(config: TrainConfig) -> SentenceTransformer:
     """The encoder to be trained: with fresh adapters on an 8-bit (lacos) or float base (lora); else its own weights.
 
     Raises:
-        UserError: the base cannot be used.
+        UserError: the base cannot be used, or is a saved model with a prompt and the run says nothing of one.
     """
     import torch
     from sentence_transformers import SentenceTransformer
 
     from lacos_st.adapters import check_frozen
-    from lacos_st.encoders import encoder
+    from lacos_st.encoders import default_prompt, encoder
     from lacos_st.freezing import freeze_blocks_, train_biases_
     from lacos_st.pooling import Pooling
     from lacos_st.transformer import BloomLoRA8bit, LoRA8bit
 
+    if config.prompt is None and (saved := default_prompt(config.base)):
+        raise UserError(
+            f"{config.base} is a saved model that puts {saved!r} before each sentence, and would be trained without: "
+            'give it again with --prompt, or --prompt "" to have none'
+        )
     device = "cpu" if config.cpu else None
     options: dict[str, Any] = {
         "lora_rank": config.lora_rank,
@@ -161,8 +169,13 @@ def build_model(config: TrainConfig) -> SentenceTransformer:
 
 
 def _prompts(config: TrainConfig) -> dict[str, Any]:
-    """The model's own prompt, which `encode` puts before each sentence unless told otherwise."""
-    return {} if config.prompt is None else {"prompts": {PROMPT: config.prompt}, "default_prompt_name": PROMPT}
+    """The model's own prompt, which `encode` puts before each sentence unless told otherwise.
+
+    `encode_query` and `encode_document`, which mteb calls too, pass the default over for the empty one of their own.
+    """
+    if config.prompt is None:
+        return {}
+    return {"prompts": dict.fromkeys((PROMPT, *SIDES), config.prompt), "default_prompt_name": PROMPT}
 
 
 def _checkpoint_activations_(model: PreTrainedModel) -> None:

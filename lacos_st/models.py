@@ -113,7 +113,7 @@ def given_model(
 
 
 def describe(model: SentenceTransformer) -> dict[str, Any]:
-    """Return what a model is, for the record: base, modules, dimension, parameters, bytes of its weights."""
+    """Return what a model is, for the record: base, modules, dimension, where it is cut, bytes of its weights."""
     from lacos_st.upstream import name_or_path
 
     first = next(iter(model.children()), None)
@@ -124,6 +124,7 @@ def describe(model: SentenceTransformer) -> dict[str, Any]:
         "model_type": getattr(config, "model_type", None),
         "modules": [f"{type(module).__module__}.{type(module).__name__}" for module in model.children()],
         "embedding_dimension": model.get_embedding_dimension(),
+        "truncate_dim": getattr(model, "truncate_dim", None),
         "max_seq_length": model.max_seq_length,
         "weight_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
     }

@@ -149,7 +149,9 @@ class Results:
             self._side_by_side("cosine"),
         ]
         for model in self.models:
-            parts += [f"## {model.name}: Spearman x100 per similarity, max in bold", _all_four(model)]
+            cut = model.info.get("truncate_dim")
+            of = model.name if cut is None else f"{model.name}, first {cut} dimensions"
+            parts += [f"## {of}: Spearman x100 per similarity, max in bold", _all_four(model)]
         libraries = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         parts.append(f"{self.date}; {libraries}. In brackets: difference to the baseline.")
         return "\n\n".join(parts) + "\n"

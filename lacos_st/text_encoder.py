@@ -48,6 +48,9 @@ class TextEncoder:
         self.prompt = _prompt(model, prompt, prompt_name)
         self._batch_size, self._normalize, self._truncate_dim = batch_size, normalize, truncate_dim
         self._tokenizer = _counting(model)
+        first: Any = next(iter(model.children()), None)
+        ours = "lora_rank" in getattr(first, "config_keys", ())  # others' tokenizers are not entered one at a time
+        self._in_template = ours and "message" in first.modality_config
         found = model.encode(["a"], show_progress_bar=False).shape[1]
         wanted = truncate_dim or found
         if wanted > found:
@@ -88,9 +91,19 @@ class TextEncoder:
         """Tokens of each sentence with its prompt, uncut, int64 (n,); zeros where the tokenizer cannot count."""
         if self._tokenizer is None:
             return np.zeros(len(texts), dtype=np.int64)
+        if self._in_template:
+            return self._count_with_template(texts)
         start = self.prompt or ""
         found = self._tokenizer.encode_batch_fast([start + text for text in texts])
         return np.array([len(one.ids) for one in found], dtype=np.int64)
+
+    def _count_with_template(self, texts: Sequence[str]) -> np.ndarray:
+        """As `count`, where a chat template goes around each sentence, and the prompt has a place of its own in it."""
+        uncut = {"text": {"truncation": False}}
+        read = self.model.preprocess(list(texts), prompt=self.prompt, processing_kwargs=uncut)
+        bounds = read.get("cu_seq_lens_q")
+        lengths = read["attention_mask"].sum(1) if bounds is None else bounds.diff()
+        return np.asarray(lengths.cpu(), dtype=np.int64)
 
     def identity(self) -> dict[str, Any]:
         """What the embeddings depend on: `model_identity`, the prompt and the width."""

@@ -181,6 +181,7 @@ class LoRA8bit(Transformer):
     attention: str
     echo: bool
     query_expansion = attended(Transformer.query_expansion)
+    parameters = adapters.base_first(Transformer.parameters)
     preprocess = one_at_a_time(Transformer.preprocess)  # a tokenizer is not safe in threads
 
     # Loading

@@ -10,9 +10,11 @@ import pytest
 import tiny
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense
 from transformers import PreTrainedModel
 
-from lacos_st import BloomEncoder, UserError, dequantize_, quantize_
+from lacos_st import BloomEncoder, LoRA8bit, Pooling, UserError, dequantize_, quantize_
 from lacos_st.adapters import adapter_parameters, add_lora_, check_frozen, load_adapter_, lora_layers, save_adapter
 
 IDS = torch.arange(24).view(2, 12)
@@ -170,3 +172,18 @@ def test_adapter_round_trip_and_misfits(tmp_path: Path) -> None:
         load_adapter_(fresh, tmp_path / "a")
     with pytest.raises(UserError, match="missing or broken"):
         load_adapter_(fresh, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("base", "adapter"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_a_module_behind_computes_in_the_dtype_of_the_base(
+    base: str, adapter: str, tiny_bloom_dir: str, tmp_path: Path
+) -> None:
+    module = LoRA8bit(tiny_bloom_dir, block_size=32, adapter_dtype=adapter, model_kwargs={"dtype": base})
+    width = module.get_embedding_dimension()
+    model = SentenceTransformer(modules=[module, Pooling(width), Dense(width, 8)], device="cpu")
+    assert {parameter.dtype for parameter in model[2].parameters()} == {getattr(torch, base)}
+    assert model.encode(tiny.SENTENCES).shape == (len(tiny.SENTENCES), 8)
+    assert {*module.parameters()} == {parameter for _, parameter in module.named_parameters()}
+    model.save_pretrained(str(tmp_path))
+    loaded = SentenceTransformer(str(tmp_path), device="cpu", model_kwargs={"dtype": base})
+    torch.testing.assert_close(loaded.encode(tiny.SENTENCES), model.encode(tiny.SENTENCES))

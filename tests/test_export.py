@@ -433,6 +433,7 @@ def test_the_card_says_how_the_model_was_made(tmp_path: Path, monkeypatch: pytes
     Path("data/pairs.tsv").write_text(rows, encoding="utf-8")
     Path("data/LICENSE").write_text("\nCC0 1.0 Universal\n")
     line = ["train", "--base", "base", "--data", "data/pairs.tsv", "--output", "run", "--block-size", "64"]
+    line += ["--prompt", "a guitar: "]
     assert main([*line, "--batch-size", "8", "--cpu", "--no-progress", "--eval-rows", "2", "--lr", "1e-3"]) == 0
     task = {"task": "STS12", "languages": "en-en", "pairs": 3108, "spearman": {"cosine": 38.5}, "max": 39.25}
     average = {"STS-Avg": {"max": 39.25, "cosine": 38.5, "tasks": ["STS12"]}, "xSTS-Avg": {"max": None}}
@@ -450,7 +451,10 @@ def test_the_card_says_how_the_model_was_made(tmp_path: Path, monkeypatch: pytes
     assert "xSTS-Avg" not in card
     found = facts.read_facts(SavedModel.read("run/model"))
     assert found.sources == (facts.Source("pairs.tsv", 24, "CC0 1.0 Universal"),)
-    assert found.tokens is not None
+    tokenizer = tiny.tokenizer()
+    sides = [f"a guitar: {text}" for line in rows.splitlines() for text in line.split("\t")]
+    mean = sum(len(tokenizer(text).input_ids) for text in sides) / len(sides)
+    assert found.tokens == pytest.approx(2 * mean * 8 * 3)
     assert found.flops is not None
     shape = tiny.model().config
     matrices = 12 * shape.n_layer * shape.hidden_size**2

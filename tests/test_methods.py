@@ -218,3 +218,21 @@ def test_the_hash_of_what_is_frozen_sees_a_change_of_it_and_of_nothing_else() ->
     assert frozen_hash(model) == before
     model.h[0].mlp.dense_4h_to_h.bias.data[0] += 1e-6
     assert frozen_hash(model) != before
+
+
+def test_a_prompt_stands_before_queries_and_documents_too(bases: dict[str, str], tmp_path: Path) -> None:
+    model = build_model(configure(bases["bloom"], "lacos", tmp_path, prompt="a guitar: "))
+    model.save_pretrained(str(tmp_path / "model"))
+    for each in (model, SentenceTransformer(str(tmp_path / "model"), device="cpu")):
+        expected = each.encode(["a man"], prompt="a guitar: ")
+        for encode in (each.encode, each.encode_query, each.encode_document):
+            assert (encode(["a man"]) == expected).all()
+
+
+def test_a_saved_models_prompt_is_not_left_out(bases: dict[str, str], tmp_path: Path) -> None:
+    model = build_model(configure(bases["bloom"], "lacos", tmp_path, prompt="a guitar: "))
+    model.save_pretrained(folder := str(tmp_path / "model"))
+    with pytest.raises(UserError, match="'a guitar: '.*--prompt"):
+        build_model(configure(folder, "lacos", tmp_path))
+    assert build_model(configure(folder, "lacos", tmp_path, prompt="a guitar: ")).prompts == model.prompts
+    assert not build_model(configure(folder, "lacos", tmp_path, prompt="")).prompts["query"]

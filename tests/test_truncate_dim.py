@@ -54,7 +54,11 @@ def test_scores_are_those_of_stocks_truncated_embeddings(
     assert main([*command, "--output", str(tmp_path / "out")]) == 0
     (scored,) = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
     assert scored["tasks"][0]["spearman"]["cosine"] == pytest.approx(_by_hand(folder, data), abs=1e-9)
-    assert scored["info"]["embedding_dimension"] == WIDTH
+    assert scored["info"]["embedding_dimension"] == scored["info"]["truncate_dim"] == WIDTH
+    assert f"## {folder}, first {WIDTH} dimensions: Spearman" in capsys.readouterr().out
+    assert main(["export", folder, str(tmp_path / "plain"), "--results", str(tmp_path / "out")]) == 0
+    card = (tmp_path / "plain" / "README.md").read_text()
+    assert f"of the first {WIDTH} dimensions of the trained model's embeddings" in card
     (whole,) = evaluate([folder], tasks=load_tasks(data), device="cpu").models
     assert abs(whole.tasks[0].spearman["cosine"] - scored["tasks"][0]["spearman"]["cosine"]) > 0.1
     capsys.readouterr()

@@ -188,9 +188,10 @@ def _scores(facts: Facts) -> str:
         if average["max"] is not None:
             cells = [f"{average['cosine']:.2f}", f"{average['max']:.2f}"]
             rows.append([f"**{label}** ({len(average['tasks'])} tasks)", "", "", *cells])
-    return (
-        "Spearman x100, of the trained model; the best of cosine, Manhattan, Euclidean and dot is the paper's.\n\n"
-        + (markdown_table(rows))
+    cut = facts.scores.get("info", {}).get("truncate_dim")
+    of = "the trained model" if cut is None else f"the first {cut} dimensions of the trained model's embeddings"
+    return f"Spearman x100, of {of}; the best of cosine, Manhattan, Euclidean and dot is the paper's.\n\n" + (
+        markdown_table(rows)
     )
 
 

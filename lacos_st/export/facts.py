@@ -111,7 +111,8 @@ def read_facts(saved: SavedModel, *, results: str | None = None, license: str | 
     )
     steps = None if log is None else max((int(row["step"]) for row in read_log(log) if "step" in row), default=None)
     read = [_source(name, config) for name in config.data] if config else []
-    lengths = _lengths(saved.folder, [rows for _, rows in read if rows])
+    start = (config.prompt if config else None) or ""
+    lengths = _lengths(saved.folder, [[start + text for text in rows] for _, rows in read if rows])
     flops, tokens = _flops(saved, config, steps, lengths) if config and steps and lengths else (None, None)
     return Facts(
         base,

@@ -28,6 +28,8 @@ OWNED = (
     *("eval_data", "eval_rows", "eval_sts", "eval_steps", "best", "log_steps", "progress"),
 )
 """Options of `TrainConfig` that a sweep sets itself."""
+COMMON = ("scale", "matryoshka_dims", "max_rows")
+"""Options of `TrainConfig` that all runs of a table share: what its loss is, and which rows they are trained on."""
 TEXT = {name for name, hint in typing.get_type_hints(TrainConfig).items() if hint in (str, str | None)}
 """Options of `TrainConfig` that are any text, such as a prompt: taken as they stand, blanks at their ends too."""
 
@@ -108,6 +110,7 @@ class Grid:
             raise UserError("family is empty: name the ladder that the bases belong to")
         for text in self.methods:
             method, setting = parse_method(text)
+            _check_setting(text, setting)
             self.config(base=self.bases[0], method=method, setting=setting, seed=0)
         return self
 
@@ -207,6 +210,22 @@ def parse_method(text: str) -> tuple[str, dict[str, float]]:
     if FROZEN_SHARE in setting and (name != "freeze" or "frozen_blocks" in setting):
         raise UserError(f"method {text!r}: {FROZEN_SHARE} is for freeze, instead of frozen_blocks")
     return name, setting
+
+
+def _check_setting(text: str, setting: Mapping[str, float]) -> None:
+    """That a setting leaves alone what rows of one table are compared by.
+
+    Raises:
+        UserError: it names an option of the sweep's own, or one of the loss or the data.
+    """
+    for name in setting:
+        if name in OWNED:
+            raise UserError(f"method {text!r}: {name} is set by the sweep itself: leave it out")
+        if name in COMMON:
+            raise UserError(
+                f"method {text!r}: {name} is for every run, or their losses could not be compared: give it in train "
+                f"(--train {name}=...), and other values with another table"
+            )
 
 
 def _seed(text: str) -> int:
