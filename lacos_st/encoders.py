@@ -21,12 +21,15 @@ SETTINGS_FILE = "config_sentence_transformers.json"
 """In which sentence-transformers keeps a model's prompts."""
 
 
-def encoder(model_name_or_path: str, *, device: str | None = None, **options: Any) -> SentenceTransformer:
-    """A sentence encoder from a base: `BloomLoRA8bit` for a BLOOM, `LoRA8bit` for others, and mean pooling.
+def encoder(
+    model_name_or_path: str, *, device: str | None = None, pooling_mode: str = "mean", **options: Any
+) -> SentenceTransformer:
+    """A sentence encoder from a base: `BloomLoRA8bit` for a BLOOM, `LoRA8bit` for others, and pooling.
 
     Args:
         model_name_or_path: a base model (hub name, folder, embedded name).
         device: where to put it; None chooses.
+        pooling_mode: of `Pooling`.
         **options: of the module.
 
     Raises:
@@ -34,25 +37,31 @@ def encoder(model_name_or_path: str, *, device: str | None = None, **options: An
     """
     model_kwargs = options.get("model_kwargs") or {}
     path = resolve(gguf.join(model_name_or_path, model_kwargs.get("gguf_file")))
-    _check_plain(Path(path))
+    check_pooling(Path(path), pooling_mode)
     model_type = read_config(path, **hub_part(model_kwargs)).model_type
     module = (BloomLoRA8bit if model_type == "bloom" else LoRA8bit)(model_name_or_path, **options)
-    return SentenceTransformer(modules=[module, Pooling(module.get_embedding_dimension())], device=device)
+    pooling = Pooling(module.get_embedding_dimension(), pooling_mode=pooling_mode)
+    return SentenceTransformer(modules=[module, pooling], device=device)
 
 
-def _check_plain(folder: Path) -> None:
-    """That a folder is no saved model of ours that has more than mean pooling, which would be left out."""
+def check_pooling(folder: Path, pooling_mode: str) -> None:
+    """That a folder is no saved model of ours with another pooling, or more behind it, which would be left out.
+
+    Raises:
+        UserError: it is.
+    """
     try:
         (folder / MANIFEST_FILE).read_bytes()
         _, *others = [entry["path"] for entry in json.loads((folder / "modules.json").read_text(encoding="utf-8"))]
-        modes = [json.loads((folder / other / "config.json").read_text(encoding="utf-8")) for other in others]
-        plain = not modes or [mode.get("pooling_mode") for mode in modes] == ["mean"]
+        saved = [json.loads((folder / other / "config.json").read_text(encoding="utf-8")) for other in others]
+        modes = [module.get("pooling_mode") for module in saved]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return  # a base, or broken: said by who reads it
-    if not plain:
+    if modes and modes != [pooling_mode]:
         raise UserError(
-            f"{folder} is a saved model whose pooling is not mean pooling alone, which is what an encoder from a base "
-            f"gets: load it as it is, SentenceTransformer({str(folder)!r})"
+            f"{folder} is a saved model whose pooling is not {pooling_mode} alone, which is asked for: "
+            + (f"name its own, {modes[0]}, or " if len(modes) == 1 and isinstance(modes[0], str) else "")
+            + f"load it as it is, SentenceTransformer({str(folder)!r})"
         )
 
 

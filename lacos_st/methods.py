@@ -116,7 +116,7 @@ def build_model(config: TrainConfig) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
 
     from lacos_st.adapters import check_frozen
-    from lacos_st.encoders import default_prompt, encoder
+    from lacos_st.encoders import check_pooling, default_prompt, encoder
     from lacos_st.freezing import freeze_blocks_, train_biases_
     from lacos_st.pooling import Pooling
     from lacos_st.transformer import BloomLoRA8bit, LoRA8bit
@@ -150,8 +150,9 @@ def build_model(config: TrainConfig) -> SentenceTransformer:
             "adapter_dtype": config.adapter_dtype,
         }
     if config.alibi == "exact":
-        module = cast(LoRA8bit, encoder(config.base, device="cpu", **options)[0])
+        module = cast(LoRA8bit, encoder(config.base, device="cpu", pooling_mode=config.pooling, **options)[0])
     else:
+        check_pooling(Path(resolve(config.base)), config.pooling)
         module = BloomLoRA8bit(config.base, alibi=config.alibi, **options)
     if config.frozen_blocks is not None:
         freeze_blocks_(module.model, config.frozen_blocks)

@@ -27,15 +27,21 @@ def check_base_hash(base_sha256: str, manifest: Manifest, path: str) -> None:
 
 
 def check_options(options: dict[str, Any], manifest: Manifest | None) -> None:
-    """That a module is to get the adapter that was saved: its rank, scale and layers.
+    """That a module is to get what was saved: floats as floats, and the adapter's rank, scale and layers.
 
     Args:
         options: of the module, as they were given.
-        manifest: of the folder it is read from. None, or one without an adapter, allows any: a fresh one is put on.
+        manifest: of the folder it is read from. None allows any; one without an adapter any adapter: a fresh one is put
+            on.
 
     Raises:
-        UserError: the options name another adapter than the manifest does.
+        UserError: the options store in 8 bits what was saved in floats, or name another adapter than the manifest does.
     """
+    if manifest is not None and manifest.quantization is None and options["code"] is not None:
+        raise UserError(
+            "this model was saved in floats, and is asked for in 8 bits, which would be another one: take it with "
+            "code=None (lacos-st train --method lora, full, ...), or train its base in 8 bits"
+        )
     if manifest is None or manifest.lora is None:
         return
     given = {name: options[f"lora_{name}"] for name in ("rank", "alpha", "targets")}

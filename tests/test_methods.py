@@ -236,3 +236,24 @@ def test_a_saved_models_prompt_is_not_left_out(bases: dict[str, str], tmp_path: 
         build_model(configure(folder, "lacos", tmp_path))
     assert build_model(configure(folder, "lacos", tmp_path, prompt="a guitar: ")).prompts == model.prompts
     assert not build_model(configure(folder, "lacos", tmp_path, prompt="")).prompts["query"]
+
+
+def test_a_saved_models_pooling_is_the_one_that_is_asked_for(bases: dict[str, str], tmp_path: Path) -> None:
+    """It was refused also where it was; what `--preset best` trained could not be trained on."""
+    model = build_model(configure(bases["bloom"], "lacos", tmp_path, pooling="lasttoken"))
+    model.save_pretrained(folder := str(tmp_path / "model"))
+    again = build_model(configure(folder, "lacos", tmp_path, pooling="lasttoken"))
+    assert (again.encode(["a man plays"]) == model.encode(["a man plays"])).all()
+    for alibi in ("exact", "reference"):
+        with pytest.raises(UserError, match="pooling is not mean alone.*name its own, lasttoken"):
+            build_model(configure(folder, "lacos", tmp_path, alibi=alibi))
+
+
+def test_floats_are_not_asked_for_in_8_bits(bases: dict[str, str], tmp_path: Path) -> None:
+    """The error was of another base, and the advice to restore it."""
+    for method in ("full", "lora"):
+        model = build_model(configure(bases["bloom"], method, tmp_path))
+        model.save_pretrained(folder := str(tmp_path / method))
+        with pytest.raises(UserError, match="saved in floats.*--method lora"):
+            build_model(configure(folder, "lacos", tmp_path))
+        assert (build_model(configure(folder, "lora", tmp_path)).encode(["a"]) == model.encode(["a"])).all()
