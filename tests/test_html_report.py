@@ -260,6 +260,13 @@ def test_differences_and_bars() -> None:
     assert scores_section([]) is None
 
 
+def test_scores_of_truncated_embeddings_say_so() -> None:
+    whole = results(("a", 50.0))
+    cut = replace(whole, models=(replace(whole.models[0], info={"truncate_dim": 16}),))
+    (side,) = side_by_side([("one", cut)])
+    assert side.names == ("a, first 16 dimensions",)
+
+
 # --- runs ---
 
 

@@ -58,6 +58,10 @@ def _side(group: Sequence[tuple[str, Results]]) -> Side:
         f"{short} ({name})" if names.count(model.name) > 1 else short
         for short, (name, model) in zip(shown, found, strict=True)
     ]
+    cuts = [model.info.get("truncate_dim") for _, model in found]
+    shown = [
+        short if cut is None else f"{short}, first {cut} dimensions" for short, cut in zip(shown, cuts, strict=True)
+    ]
     return Side(
         tuple(model for _, model in found),
         tuple(shown),
