@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -263,7 +262,7 @@ def test_differences_and_bars() -> None:
 
 def test_scores_of_truncated_embeddings_say_so() -> None:
     whole = results(("a", 50.0))
-    cut = replace(whole, models=(replace(whole.models[0], info={"truncate_dim": 16}),))
+    cut = dataclasses.replace(whole, models=(dataclasses.replace(whole.models[0], info={"truncate_dim": 16}),))
     (side,) = side_by_side([("one", cut)])
     assert side.names == ("a, first 16 dimensions",)
 
