@@ -118,25 +118,22 @@ class Bench:
         return order[: max(nearest, self.grid.min_steps * trial.config.batch_size)]
 
     def _pair_tokens(self, config: TrainConfig) -> list[int]:
-        """Tokens of each pair, both sides, as a run reads them: with its prompt, cut off, and twice with echo.
+        """Tokens of each pair, both sides, as a run reads them (`tokens_read`).
 
         Counted once for all runs that read alike with one tokenizer.
         """
+        from lacos_st.lengths import tokens_read
         from lacos_st.loading import read_tokenizer
 
-        run = (config.base, config.prompt, config.echo, config.max_seq_length)
+        run = (config.base, config.prompt, config.echo, config.max_seq_length, config.chat_template)
         if run not in self._keys:
             tokenizer = read_tokenizer(resolve(config.base))
-            limit = min(config.max_seq_length or tokenizer.model_max_length, tokenizer.model_max_length)
-            start, readings = config.prompt or "", 1 + config.echo
             digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-            key = self._keys[run] = (digest, int(limit), start, readings)
+            template = str(tokenizer.chat_template) if config.chat_template else ""
+            key = self._keys[run] = (digest, tokenizer.model_max_length, template, *run[1:])
             if key not in self._counts:
-                columns = [[start + text for text in self.rows[name]] for name in self.rows.column_names]
-                sides = [tokenizer(texts, verbose=False).input_ids for texts in columns]
-                self._counts[key] = [
-                    sum(readings * min(len(ids), limit) for ids in pair) for pair in zip(*sides, strict=True)
-                ]
+                sides = [tokens_read(config, tokenizer, list(self.rows[name])) for name in self.rows.column_names]
+                self._counts[key] = [sum(pair) for pair in zip(*sides, strict=True)]
         return self._counts[self._keys[run]]
 
     def _sts(self, model: SentenceTransformer) -> float | None:

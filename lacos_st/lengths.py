@@ -1,11 +1,15 @@
-"""How many tokens of a text a model can read: as its positions, its attention's window and its readings allow."""
+"""How many tokens of a text a model can read, and does: by its positions, its attention's window and its readings."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from lacos_st.errors import UserError
+
+if TYPE_CHECKING:
+    from lacos_st.settings import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -87,3 +91,22 @@ def _why(config: Any, *, echo: bool) -> str:
         else f"attends within a window of {size} tokens"
     )
     return f"the base {has}" + (", and echo reads each text twice" if echo else "")
+
+
+def tokens_read(config: TrainConfig, tokenizer: Any, texts: Sequence[str]) -> list[int]:
+    """Tokens that a run reads of each text: in its chat template, with its prompt, cut off, and twice with echo.
+
+    Args:
+        config: of the run.
+        tokenizer: of its base.
+        texts: sentences.
+    """
+    limit = min(config.max_seq_length or tokenizer.model_max_length, tokenizer.model_max_length)
+    prompt = config.prompt or ""
+    if config.chat_template and tokenizer.chat_template and texts:
+        system = [{"role": "system", "content": prompt}] * bool(prompt)
+        messages = [[*system, {"role": "user", "content": text}] for text in texts]
+        found = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+    else:
+        found = tokenizer([prompt + text for text in texts], verbose=False).input_ids if texts else []
+    return [(1 + config.echo) * min(len(ids), limit) for ids in found]

@@ -199,16 +199,14 @@ def _within_memory(config: TrainConfig, shape: ModelShape, rows: Dataset) -> tup
 
 
 def sampled_lengths(config: TrainConfig, rows: Dataset) -> list[list[int]]:
-    """Tokens of the sentences in the first rows, which come shuffled, column by column, cut off as in training."""
+    """Tokens of the sentences in the first rows, which come shuffled, column by column, as training reads them."""
+    from lacos_st.lengths import tokens_read
     from lacos_st.loading import read_tokenizer
 
     tokenizer = read_tokenizer(resolve(config.base), **_hub(config))
     sample = rows[:SAMPLED_ROWS]
     columns = [column for column in sample.values() if isinstance(column[0], str)]
-    limit = min(config.max_seq_length or tokenizer.model_max_length, tokenizer.model_max_length)
-    start, readings = config.prompt or "", 1 + config.echo
-    counted = [tokenizer([start + text for text in texts], verbose=False).input_ids for texts in columns]
-    return [[readings * min(len(ids), limit) for ids in column] for column in counted]
+    return [tokens_read(config, tokenizer, texts) for texts in columns]
 
 
 def _run(
