@@ -13,6 +13,7 @@ from typing import Any
 from lacos_st.data import load_nli, load_pairs
 from lacos_st.errors import UserError
 from lacos_st.export.saved import SavedModel
+from lacos_st.lengths import tokens_read
 from lacos_st.recipe.bill import bill_of
 from lacos_st.recipe.job import Job
 from lacos_st.recipe.shapes import shape_of
@@ -111,8 +112,7 @@ def read_facts(saved: SavedModel, *, results: str | None = None, license: str | 
     )
     steps = None if log is None else max((int(row["step"]) for row in read_log(log) if "step" in row), default=None)
     read = [_source(name, config) for name in config.data] if config else []
-    start = (config.prompt if config else None) or ""
-    lengths = _lengths(saved.folder, [[start + text for text in rows] for _, rows in read if rows])
+    lengths = _lengths(saved.folder, config, [text for _, texts in read for text in texts]) if config else []
     flops, tokens = _flops(saved, config, steps, lengths) if config and steps and lengths else (None, None)
     return Facts(
         base,
@@ -168,30 +168,24 @@ def _source(name: str, config: TrainConfig) -> tuple[Source, list[str]]:
     return Source(shown, len(rows), licence), [text for c in first.values() for text in c if isinstance(text, str)]
 
 
-def _lengths(folder: Path, texts: Sequence[list[str]]) -> list[int]:
-    """Tokens of each sentence, as far as the model takes them."""
+def _lengths(folder: Path, config: TrainConfig, texts: Sequence[str]) -> list[int]:
+    """Tokens that the run read of each sentence."""
     from transformers import AutoTokenizer
 
-    if not texts:
-        return []
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    found = tokenizer([text for part in texts for text in part], verbose=False).input_ids
-    return [min(len(ids), tokenizer.model_max_length) for ids in found]
+    return tokens_read(config, AutoTokenizer.from_pretrained(str(folder)), texts) if texts else []
 
 
 def _flops(
     saved: SavedModel, config: TrainConfig, steps: int, lengths: Sequence[int]
 ) -> tuple[float | None, float | None]:
-    limit = config.max_seq_length or max(lengths)
-    lengths = [min(length, limit) for length in lengths]
     mean = max(1.0, sum(lengths) / len(lengths))
     columns = 2 + config.hard_negatives
-    tokens = (1 + config.echo) * columns * mean * config.batch_size * config.gradient_accumulation * steps
+    tokens = columns * mean * config.batch_size * config.gradient_accumulation * steps
     job = Job(
         method=config.method,
         batch_size=config.batch_size,
         columns=columns,
-        length=(1 + config.echo) * mean,
+        length=mean,
         rank=config.lora_rank or 1,
         targets=config.lora_targets,
         frozen_blocks=config.frozen_blocks or 0,
