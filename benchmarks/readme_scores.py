@@ -25,6 +25,7 @@ NAMES = {
     "minilm": "all-MiniLM-L6-v2, an encoder",
     "smollm2": "SmolLM2-135M, zero-shot, mean pooling",
     "smollm2-trained": "SmolLM2-135M, 480 steps of --preset best (texts not cut)",
+    "smollm2-echo": "SmolLM2-135M, 230 steps with echo and weighted mean, seed 1",
     "gemma3-trained": "Gemma 3 270M, mean of adapters of steps 80 and 100 of 120 (many languages, English)",
     "gemma3": "Gemma 3 270M, zero-shot, mean pooling",
 }
