@@ -57,7 +57,7 @@ def test_the_blocks_of_a_page_run(name: str, world: Path, tmp_path: Path, monkey
 
 
 @pytest.mark.slow
-@pytest.mark.thorough  # tests/test_export.py exports to ONNX too
+@pytest.mark.thorough  # tests/export exports to ONNX too
 def test_blocks_that_are_left_to_make_thorough_run(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("vl_convert", reason='vl-convert-python is not installed: pip install "lacos_st[report]"')
 
 import sweeps  # noqa: E402
-from test_html_report import EVIL, LAST, OPTION, PLAN, log, results, write_run  # noqa: E402
 
+from html_report.report_parts import EVIL, LAST, OPTION, PLAN, log, results, write_run  # noqa: E402
 from lacos_st.html_report.options import ReportOptions  # noqa: E402
 from lacos_st.html_report.run import write_report  # noqa: E402
 from lacos_st.recipe.law_file import fit_laws  # noqa: E402
